@@ -1,0 +1,3 @@
+//! From YAML to validated types. Every later room takes only [`model`].
+
+pub mod model;

@@ -1,0 +1,7 @@
+pub mod config;
+pub mod digest;
+pub mod probe;
+pub mod reload;
+pub mod render;
+pub mod secret;
+pub mod store;

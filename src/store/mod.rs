@@ -1,0 +1,69 @@
+//! Where secrets come from: the trait that every store implements, and what can go wrong.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::config::model::Locator;
+use crate::secret::{Lease, Reading};
+
+/// A store of secrets. An implementation is one file (or folder) here, one variant of
+/// [`crate::config::model::StoreConfig`] and one arm in the wiring's `build`.
+///
+/// A store answers; it decides nothing: when to read, renew, retry or give up is `schedule`'s.
+pub trait Store: Send + Sync {
+    /// Reads one secret now. Every call of a dynamic engine may mint; the caller owes not to call without need.
+    fn read<'a>(&'a self, locator: &'a Locator) -> BoxFuture<'a, Result<Reading, StoreError>>;
+
+    /// Resolves when something in the store may have changed since the last call, without saying what.
+    /// Never resolves for a store that can only be polled.
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// The version before `current`, where the store itself keeps it. None: the caller remembers it.
+    fn previous<'a>(
+        &'a self,
+        _locator: &'a Locator,
+        _current: &'a Reading,
+    ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Renews a lease that this store granted; the answer is the lease as it stands now.
+    fn renew<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>> {
+        Box::pin(async move { Ok(lease.clone()) })
+    }
+
+    /// Ends a lease. Ending one that is gone is no error.
+    fn revoke<'a>(&'a self, _lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Why a store could not answer. `message` names the store and the place in it, says what to do, never a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    /// What kind of failure: it decides the retry and the exit code.
+    pub kind: StoreErrorKind,
+    /// For the operator.
+    pub message: String,
+    /// How long the store asks to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+/// What a failed read means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// May pass by itself: network, 5xx, sealed, throttled, a file that is not there for the moment (exit 69).
+    Unavailable,
+    /// Policy or permissions (exit 77).
+    Denied,
+    /// The secret is not there (exit 66).
+    Missing,
+    /// The answer makes no sense: a file half-written, JSON cut short (the last good reading stands; exit 69).
+    Malformed,
+    /// This build has no reader for the store's type (exit 78).
+    NotBuilt,
+}
