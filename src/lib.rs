@@ -3,5 +3,6 @@ pub mod digest;
 pub mod probe;
 pub mod reload;
 pub mod render;
+pub mod rotation;
 pub mod secret;
 pub mod store;

@@ -480,7 +480,7 @@ pub struct HttpRequest {
 }
 
 /// `on_unhealthy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnUnhealthy {
     /// Go back to the committed generation.
     Rollback,
