@@ -52,7 +52,6 @@ impl State {
     pub(super) fn resume(self, at: Forward, candidate: Candidate) -> Next {
         match at {
             Forward::Reload => self.reload(candidate),
-            Forward::Probe => self.probe(candidate),
             _ => self.publish(candidate),
         }
     }
@@ -127,12 +126,12 @@ impl State {
         self.journal.commit(Committed { generation, digest, proven }, self.policy.keep);
         self.journal.quarantined.retain(|d| *d != digest);
         self.journal.held = hold;
+        self.expired = false;
         self.save(Phase::Forward(Forward::Commit { proven }, candidate))
     }
 
     fn committed(mut self, candidate: Candidate, proven: bool) -> Next {
         self.settled = !(proven && self.died);
-        self.expired = false;
         self.attempt = 0;
         self.backoff = None;
         self.littered = true;
@@ -171,6 +170,8 @@ impl State {
                 self.touched = true;
                 self.go(Phase::Forward(Forward::Halt, candidate), Effect::Halt)
             }
+            // Not from Probe: the process may be gone, and only a reload finds that out. It tells nothing twice.
+            _ if at == Forward::Probe => self.wait(Retry::Forward(Forward::Reload, candidate)),
             _ => self.wait(Retry::Forward(at, candidate)),
         }
     }

@@ -52,6 +52,7 @@ impl State {
     }
 
     fn record(mut self, plan: Plan, proven: bool) -> Next {
+        self.expired &= self.journal.committed.is_some_and(|c| c.generation == plan.to.generation);
         self.journal.commit(Committed { proven, ..plan.to }, self.policy.keep);
         self.save(Phase::Back(Back::Record { proven }, plan))
     }

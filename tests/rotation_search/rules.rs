@@ -42,6 +42,7 @@ fn operation_rules(world: &World, operation: &Effect) -> Rule {
             ensure(committed.is_some(), "pruning needs a committed generation")?;
             ensure(world.disk.intent.is_none(), "pruning needs a closed intent")?;
             ensure(Live::Whole(committed.unwrap_or(99)) == world.live, "pruning needs the committed files live")?;
+            ensure(committed.is_some_and(|c| using.contains(&c)), "the committed lease is never revoked")?;
             if let (true, Some(taken)) = (world.present, world.taken) {
                 ensure(using.contains(&taken), "the lease of a running target is never revoked")?;
                 ensure(keep.contains(&taken), "the generation of a running target is never removed")?;
@@ -116,7 +117,6 @@ fn rest_rules(world: &World) -> Rule {
             ensure(world.staged & !kept == 0, "at rest no generation is left over")?;
             ensure(world.leases & !bit(committed.generation) == 0, "at rest no superseded lease is left")?;
         }
-        ensure(world.leases & bit(committed.generation) != 0, "the committed lease lives")?;
     }
     Ok(())
 }

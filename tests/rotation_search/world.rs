@@ -154,6 +154,8 @@ impl World {
         let state = self.state.clone();
         let (state, effects) = (machine.step)(state, event);
         self.state = state;
+        // Only the length of a wait hangs on it.
+        self.state.attempt = self.state.attempt.min(1);
         self.carry(effects);
     }
 
