@@ -206,6 +206,8 @@ pub trait Record: Sized {
     fn keys() -> Vec<Key>;
     /// What it is.
     fn about() -> String;
+    /// Where it stands.
+    fn place(&self) -> Place;
     /// Reads its keys; the unknown ones are the caller's.
     fn read(fields: &Fields<'_>, d: &mut Decoder) -> Option<Self>;
 }
@@ -464,6 +466,10 @@ macro_rules! record {
                 $crate::config::decode::prose(&[$($about),+])
             }
 
+            fn place(&self) -> $crate::config::fault::Place {
+                self.place
+            }
+
             fn read(
                 fields: &$crate::config::decode::Fields<'_>,
                 d: &mut $crate::config::decode::Decoder,
@@ -499,6 +505,9 @@ macro_rules! empty_record {
             }
             fn about() -> String {
                 $about.to_owned()
+            }
+            fn place(&self) -> $crate::config::fault::Place {
+                $crate::config::fault::Place::default()
             }
             fn read(_: &$crate::config::decode::Fields<'_>, _: &mut $crate::config::decode::Decoder) -> Option<Self> {
                 Some(Self)

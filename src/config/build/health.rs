@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Builder;
-use crate::config::decode::Table;
+use crate::config::decode::{Record, Table};
 use crate::config::fault::{Place, shown};
 use crate::config::model::{HealthCheck, HealthConfig, HttpRequest};
 use crate::config::raw::process::RawReload;
@@ -44,7 +44,7 @@ impl Builder<'_> {
         let handover = Self::hands_over(target);
         match (raw.url.given(), raw.path.given()) {
             (true, true) => self.d.fault(raw.path.place(), format!("{at}: url and path exclude each other")),
-            (false, false) => self.d.fault(raw.place, format!("missing key 'url' in {at}")),
+            (false, false) => self.d.fault(raw.place(), format!("missing key 'url' in {at}")),
             (false, true) if !handover => {
                 let message = format!("{at}.path: only with reload.on_change: handover");
                 self.d.fault_hint(raw.path.place(), message, "give a url".to_owned());
@@ -69,7 +69,7 @@ impl Builder<'_> {
             (None, Some(RawReload::Systemd(reload))) => self.unit(&reload.unit, reload.unit.place, &at),
             _ => {
                 if !raw.unit.given() {
-                    self.d.fault(raw.place, format!("missing key 'unit' in {}", at.trim_end_matches(".unit")));
+                    self.d.fault(raw.place(), format!("missing key 'unit' in {}", at.trim_end_matches(".unit")));
                 }
                 String::new()
             }
