@@ -73,7 +73,10 @@ fn one<'a>(
         None => (inside, None),
     };
     if !is_name(name) {
-        return Err(("'${…}' does not hold a variable's name".to_owned(), format!("{ESCAPE}, as a shell script may need")));
+        return Err((
+            "'${…}' does not hold a variable's name".to_owned(),
+            format!("{ESCAPE}, as a shell script may need"),
+        ));
     }
     match (env(name), default) {
         (Some(value), None) => put(value, name, out),

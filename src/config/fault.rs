@@ -97,6 +97,15 @@ pub fn shown(text: &str) -> String {
     out
 }
 
+/// A key as a message may show it: what follows `:`, `=`, a quote or a space may be a value whose separator was
+/// mistyped (`{token:s.123}`), and is left out.
+pub fn shown_key(text: &str) -> String {
+    match text.find([':', '=', '"', '\'', ' ', '\t']) {
+        Some(at) => format!("{}…", shown(&text[..at])),
+        None => shown(text),
+    }
+}
+
 fn escape(c: char) -> String {
     if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
 }
@@ -117,5 +126,6 @@ mod tests {
     fn shown_text_is_one_short_line() {
         assert_eq!(shown("a\nb\u{1b}"), "a\\nb\\u{1b}");
         assert_eq!(shown(&"x".repeat(100)).chars().count(), 61);
+        assert_eq!(shown_key("token:s.123"), "token…");
     }
 }

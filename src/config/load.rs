@@ -30,7 +30,7 @@ pub struct Loaded {
 struct Spot {
     key: Place,
     value: Place,
-    block: Option<u32>,
+    block: Option<Place>,
 }
 
 impl Loaded {
@@ -49,8 +49,8 @@ impl Loaded {
     /// without `${VAR}`, else the place of the value.
     pub fn text_place(&self, path: &str, line: u32, column: u32) -> Place {
         match self.places.get(path) {
-            Some(Spot { value, block: Some(indent), .. }) => {
-                Place { line: value.line + line, column: indent - 1 + column }
+            Some(Spot { block: Some(block), .. }) => {
+                Place { line: block.line + line.saturating_sub(1), column: block.column + column.saturating_sub(1) }
             }
             Some(spot) => spot.value,
             None => Place::default(),
@@ -85,11 +85,7 @@ pub fn load_for_command(
     load_with(path, env, Some(command))
 }
 
-fn load_with(
-    path: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-    command: Option<&[String]>,
-) -> Result<Loaded, Faults> {
+fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>, command: Option<&[String]>) -> Result<Loaded, Faults> {
     let shown: Arc<Path> = Arc::from(path);
     let whole = |message: String| Faults(vec![Fault::new(&shown, Place::default(), message, None)]);
     let absolute = std::path::absolute(path).map_err(|error| whole(format!("cannot be found: {error}")))?;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use serde_yaml::granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
 use super::expand;
-use super::fault::{Place, shown};
+use super::fault::{Place, shown_key};
 
 /// One value. No `Debug`: it may hold what `${VAR}` stood for.
 pub struct Node {
@@ -41,8 +41,8 @@ pub struct Scalar {
     pub plain: bool,
     /// A variable that brought template syntax in.
     pub template_syntax: Option<String>,
-    /// For a literal block (`|`): the column of its text.
-    pub block: Option<u32>,
+    /// For a literal block (`|`): where the first line of its text begins.
+    pub block: Option<Place>,
 }
 
 /// A key with its value.
@@ -216,8 +216,12 @@ impl Reader<'_> {
                     None => return Err((node.place, "a key must be text".to_owned(), None)),
                     Some(Key { text, place }) => match seen.get(&text) {
                         Some(first) => {
-                            let message = format!("duplicate key '{}'", shown(&text));
-                            self.troubles.push((place, message, Some(format!("it stands in line {} already", first.line))));
+                            let message = format!("duplicate key '{}'", shown_key(&text));
+                            self.troubles.push((
+                                place,
+                                message,
+                                Some(format!("it stands in line {} already", first.line)),
+                            ));
                         }
                         None => {
                             seen.insert(text.clone(), place);
@@ -254,7 +258,10 @@ impl Reader<'_> {
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, span: Span, at: Place) -> Node {
         let plain = style == ScalarStyle::Plain;
-        let block = (style == ScalarStyle::Literal).then(|| self.block_column(span)).flatten();
+        // The parser's place is that of the first line with text in it.
+        let blank = u32::try_from(text.chars().take_while(|c| *c == '\n').count()).unwrap_or(0);
+        let block = Place { line: at.line.saturating_sub(blank), column: at.column };
+        let block = (style == ScalarStyle::Literal).then_some(block);
         let content = match expand::expand(text, self.env) {
             Ok(None) => {
                 Content::Scalar(Scalar { text: text.to_owned(), written: None, plain, template_syntax: None, block })
@@ -275,14 +282,6 @@ impl Reader<'_> {
             }
         };
         Node { place: at, content }
-    }
-
-    /// The column at which the text of a literal block begins.
-    fn block_column(&self, span: Span) -> Option<u32> {
-        let start = span.byte_range()?.start;
-        let after = self.source.get(start..)?;
-        let first = after.lines().skip(1).find(|line| !line.trim().is_empty())?;
-        u32::try_from(first.len() - first.trim_start_matches(' ').len()).ok()?.checked_add(1)
     }
 
     /// Where the nth `${` of a scalar stands in the file. None where quoting hides it.

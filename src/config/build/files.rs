@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Builder, clean};
 use crate::config::decode::At;
 use crate::config::expand::is_name;
-use crate::config::fault::{Place, shown};
+use crate::config::fault::{Place, shown_key};
 use crate::config::model::{CheckCommand, FileConfig, Format, Source};
 use crate::config::raw::targets::{RawCheck, RawFile};
 
@@ -40,25 +40,34 @@ impl Builder<'_> {
 
     /// Where a file goes, absolute; inside the target's directory where there is one.
     fn destination(&mut self, raw: &RawFile, directory: Option<&Path>, at: &str) -> Option<PathBuf> {
+        match self.destination_of(raw, directory) {
+            Ok(path) => Some(path),
+            Err("") => None,
+            Err(why) => {
+                self.d.fault(raw.path.place, format!("{at}.path: {why}"));
+                None
+            }
+        }
+    }
+
+    /// As `destination`; the error says why, and is empty where the fault was told.
+    pub(super) fn destination_of(&self, raw: &RawFile, directory: Option<&Path>) -> Result<PathBuf, &'static str> {
         let text = raw.path.0.as_str();
         if text.is_empty() {
-            return None;
+            return Err("");
         }
         let last = text.rsplit('/').next().unwrap_or_default();
         if ["", ".", ".."].contains(&last) {
-            self.d.fault(raw.path.place, format!("{at}.path: names a folder, not a file"));
-            return None;
+            return Err("names a folder, not a file");
         }
         let Some(directory) = directory else {
-            return Some(self.path(&raw.path));
+            return Ok(self.path(&raw.path));
         };
         let path = clean(&directory.join(text));
         if !path.starts_with(directory) || path == directory {
-            let hint = "write it relative to directory".to_owned();
-            self.d.fault_hint(raw.path.place, format!("{at}.path: lies outside the target's directory"), hint);
-            return None;
+            return Err("lies outside the target's directory; write it relative to that");
         }
-        Some(path)
+        Ok(path)
     }
 
     fn source(&mut self, raw: &RawFile, at: &str) -> Option<Source> {
@@ -73,6 +82,7 @@ impl Builder<'_> {
         .collect();
         match given.as_slice() {
             [_] => {}
+            [] if ["template", "inline", "env", "resolve"].iter().any(|key| self.d.meant(raw.place, key)) => {}
             [] => {
                 let hint = "give it one of template, inline, env, resolve".to_owned();
                 self.d.fault_hint(raw.place, format!("{at} has no source"), hint);
@@ -86,8 +96,12 @@ impl Builder<'_> {
         }
         if let Some(env) = raw.env.get() {
             for (name, _) in env.0.iter().filter(|(name, _)| !is_name(name)) {
-                let message = format!("{at}.env: '{}' cannot name a variable", shown(name));
-                self.d.fault_hint(name.place, message, "it is a letter or '_', then letters, digits and '_'".to_owned());
+                let message = format!("{at}.env: '{}' cannot name a variable", shown_key(name));
+                self.d.fault_hint(
+                    name.place,
+                    message,
+                    "it is a letter or '_', then letters, digits and '_'".to_owned(),
+                );
             }
             if env.0.is_empty() {
                 self.d.fault(raw.env.place(), format!("{at}.env: names no variable"));
@@ -115,7 +129,7 @@ impl Builder<'_> {
         };
         if !fits {
             let place = raw.format.place.unwrap_or(raw.place);
-            let hint = (!raw.format.given()).then(|| "the path's extension does not say which".to_owned());
+            let hint = (!raw.format.given()).then(|| "set format: the path's extension does not say it".to_owned());
             self.d.fault_hint(place, format!("{at}: {what}"), hint);
         }
     }

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use super::Builder;
 use crate::config::decode::{Record, Table};
-use crate::config::fault::{Place, shown};
+use crate::config::fault::{Place, shown_key};
 use crate::config::model::{HealthCheck, HealthConfig, HttpRequest};
 use crate::config::raw::process::RawReload;
-use crate::config::raw::targets::{
-    RawHealth, RawHttpHealth, RawPolicy, RawRequest, RawSystemdHealth, RawTarget,
-};
+use crate::config::raw::targets::{RawHealth, RawHttpHealth, RawPolicy, RawRequest, RawSystemdHealth, RawTarget};
 
 impl Builder<'_> {
     pub(super) fn health(&mut self, target: &RawTarget, at: &str) -> HealthConfig {
@@ -31,13 +29,7 @@ impl Builder<'_> {
             let message = format!("{at}: {successes} passes, interval apart, do not fit within");
             self.d.fault_hint(raw.within.place, message, "make within longer, or successes fewer".to_owned());
         }
-        HealthConfig {
-            check,
-            interval: raw.interval.0,
-            timeout: raw.timeout.0,
-            within: raw.within.0,
-            successes,
-        }
+        HealthConfig { check, interval: raw.interval.0, timeout: raw.timeout.0, within: raw.within.0, successes }
     }
 
     fn http(&mut self, raw: &RawHttpHealth, target: &RawTarget, at: &str) -> HealthCheck {
@@ -99,7 +91,7 @@ impl Builder<'_> {
         let json = raw.json.get().into_iter().flat_map(Table::sound);
         for (pointer, _) in raw.json.get().into_iter().flat_map(|table| &table.0) {
             if !is_pointer(pointer) {
-                let message = format!("{at}.json: '{}' is no JSON pointer", shown(pointer));
+                let message = format!("{at}.json: '{}' is no JSON pointer", shown_key(pointer));
                 self.d.fault_hint(pointer.place, message, "write it as /status/db (RFC 6901)".to_owned());
             }
         }
@@ -121,11 +113,11 @@ impl Builder<'_> {
         let mut seen: Vec<String> = Vec::new();
         for (name, _) in raw.headers.get().into_iter().flat_map(|table| &table.0) {
             if reqwest::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
-                self.d.fault(name.place, format!("{at}.headers: '{}' cannot name a header", shown(name)));
+                self.d.fault(name.place, format!("{at}.headers: '{}' cannot name a header", shown_key(name)));
             }
             let lower = name.to_ascii_lowercase();
             if seen.contains(&lower) {
-                self.d.fault(name.place, format!("{at}.headers: '{}' stands twice", shown(name)));
+                self.d.fault(name.place, format!("{at}.headers: '{}' stands twice", shown_key(name)));
             }
             seen.push(lower);
         }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode::{At, Decoder, Slot};
-use super::fault::{Place, shown};
+use super::fault::{Place, shown_key};
 use super::model::{Config, ProcessUser, StoreConfig};
 use super::raw::RawConfig;
-use super::scalar::{Account, FilePath};
+use super::scalar::{Account, FilePath, Owner};
 use crate::secret::SecretName;
 
 mod files;
@@ -96,41 +96,39 @@ impl Builder<'_> {
     fn name(&mut self, what: &str, name: &At<String>, first: fn(char) -> bool, rest: fn(char) -> bool, rule: &str) {
         let sound = name.starts_with(first) && name.chars().all(rest) && name.len() <= 128;
         if !sound {
-            let message = format!("'{}' cannot name a {what}", shown(name));
+            let message = format!("'{}' cannot name a {what}", shown_key(name));
             self.d.fault_hint(name.place, message, rule.to_owned());
         }
     }
 
-    fn uid(&mut self, slot: &Slot<Account>, at: &str) -> Option<u32> {
-        match slot.get()? {
-            Account::Id(id) => Some(*id),
-            account @ Account::Name(name) => {
-                let user = self.inputs.users.user(account);
-                if user.is_none() {
-                    self.absent_account(slot.place(), at, "user", name);
-                }
-                user.map(|user| user.uid)
-            }
+    fn uid(&mut self, slot: &Slot<Owner>, at: &str) -> Option<u32> {
+        let owner = slot.get()?;
+        if let Account::Id(id) = owner.account {
+            return Some(id);
         }
+        let user = self.inputs.users.user(&owner.account);
+        if user.is_none() {
+            self.absent_account(slot.place(), at, "user", owner);
+        }
+        user.map(|user| user.uid)
     }
 
-    fn gid(&mut self, slot: &Slot<Account>, at: &str) -> Option<u32> {
-        match slot.get()? {
+    fn gid(&mut self, slot: &Slot<Owner>, at: &str) -> Option<u32> {
+        let owner = slot.get()?;
+        match &owner.account {
             Account::Id(id) => Some(*id),
             Account::Name(name) => {
                 let gid = self.inputs.users.group(name);
                 if gid.is_none() {
-                    self.absent_account(slot.place(), at, "group", name);
+                    self.absent_account(slot.place(), at, "group", owner);
                 }
                 gid
             }
         }
     }
 
-    // The name is not shown: it may have come out of a variable.
-    fn absent_account(&mut self, place: Place, at: &str, what: &str, name: &str) {
-        let _ = name;
-        let message = format!("{at}: this machine has no {what} of that name");
+    fn absent_account(&mut self, place: Place, at: &str, what: &str, owner: &Owner) {
+        let message = format!("{at}: this machine has no {what} {}", owner.shown);
         self.d.fault_hint(place, message, format!("create the {what} first, or give its number"));
     }
 }

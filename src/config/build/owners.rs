@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Builder, clean};
-use crate::config::fault::{Place, shown};
+use super::Builder;
+use crate::config::fault::{Place, shown_key};
 use crate::config::model::{Config, StoreConfig};
 use crate::config::raw::RawConfig;
 use crate::config::raw::stores::RawStore;
@@ -15,7 +15,8 @@ struct Claim {
     place: Place,
     /// As a message names it.
     owner: String,
-    target: Option<String>,
+    /// For a file: whether it lies in its target's `directory`.
+    in_directory: bool,
     kind: Kind,
 }
 
@@ -38,7 +39,7 @@ impl Builder<'_> {
         for claim in &claims {
             by_path.entry(&claim.path).or_default().push(claim);
         }
-        for claim in claims.iter().filter(|claim| claim.kind != Kind::Own) {
+        for claim in &claims {
             let clash = claim.path.ancestors().find_map(|path| {
                 let others = by_path.get(path).into_iter().flatten();
                 others.copied().find(|other| clashes(claim, other))
@@ -47,13 +48,15 @@ impl Builder<'_> {
                 let how = if other.path == claim.path { "is" } else { "lies inside" };
                 let line = if other.place.line > 0 { format!(" (line {})", other.place.line) } else { String::new() };
                 let message = format!("{}: the path {how} {}{line}", claim.owner, other.owner);
-                self.d.fault_hint(claim.place, message, "a path has exactly one owner".to_owned());
+                let place = if claim.place.line > 0 { claim.place } else { other.place };
+                self.d.fault_hint(place, message, "a path has exactly one owner".to_owned());
             }
         }
     }
 
     fn own_claims(&self, raw: &RawConfig, config: &Config) -> Vec<Claim> {
-        let own = |path: PathBuf, place, owner: String| Claim { path, place, owner, target: None, kind: Kind::Own };
+        let own =
+            |path: PathBuf, place, owner: String| Claim { path, place, owner, in_directory: false, kind: Kind::Own };
         let mut claims = vec![own(config.file.clone(), Place::default(), "the config file".to_owned())];
         if !raw.state_dir.0.is_empty() {
             claims.push(own(config.state_dir.clone(), raw.state_dir.place, "state_dir".to_owned()));
@@ -65,14 +68,14 @@ impl Builder<'_> {
             if let (RawStore::File(file), Some(StoreConfig::File(built))) =
                 (&store.value, config.stores.get(name.as_str()))
             {
-                claims.push(own(built.path.clone(), file.path.place, format!("the store '{}'", shown(name))));
+                claims.push(own(built.path.clone(), file.path.place, format!("the store '{}'", shown_key(name))));
             }
         }
         for (name, target) in raw.targets.sound() {
             for (index, file) in target.files.get().into_iter().flatten().enumerate() {
                 for slot in [&file.template, &file.resolve] {
                     if let Some(path) = self.maybe_path(slot) {
-                        let owner = format!("the source of targets.{}.files[{index}]", shown(name));
+                        let owner = format!("the source of targets.{}.files[{index}]", shown_key(name));
                         claims.push(own(path, slot.place(), owner));
                     }
                 }
@@ -83,31 +86,27 @@ impl Builder<'_> {
 
     fn target_claims(&self, raw: &RawConfig, claims: &mut Vec<Claim>) {
         for (name, target) in raw.targets.sound() {
-            let at = format!("targets.{}", shown(name));
+            let at = format!("targets.{}", shown_key(name));
             let directory = self.maybe_path(&target.directory);
-            let target_name = Some(name.value.clone());
-            if let Some(path) = directory.clone().filter(|_| target.directory.get().is_some()) {
+            if let Some(path) = directory.clone() {
                 claims.push(Claim {
                     path,
                     place: target.directory.place(),
                     owner: format!("{at}.directory"),
-                    target: target_name.clone(),
+                    in_directory: false,
                     kind: Kind::Directory,
                 });
             }
             for (index, file) in target.files.get().into_iter().flatten().enumerate() {
-                if file.path.0.is_empty() || (target.directory.given() && directory.is_none()) {
+                if target.directory.given() && directory.is_none() {
                     continue;
                 }
-                let path = match &directory {
-                    Some(directory) => clean(&directory.join(&file.path.0)),
-                    None => self.path(&file.path),
-                };
+                let Ok(path) = self.destination_of(file, directory.as_deref()) else { continue };
                 claims.push(Claim {
                     path,
                     place: file.path.place,
                     owner: format!("{at}.files[{index}]"),
-                    target: target_name.clone(),
+                    in_directory: directory.is_some(),
                     kind: Kind::File,
                 });
             }
@@ -115,18 +114,19 @@ impl Builder<'_> {
     }
 }
 
-/// Whether `other`, at the same path or at a folder above, takes it away from `claim`. Of two claims to one path only
-/// the later in the file is told; a folder may not be above what the agent itself has, nor a file above anything.
+/// Whether `other`, at the same path or at a folder above, takes it away from `claim`. Of two claims to one path the
+/// later in the file is told; a file in its target's own folder leaves other folders to that folder's own claim.
 fn clashes(claim: &Claim, other: &Claim) -> bool {
-    if std::ptr::eq(claim, other) {
-        return false;
-    }
     let same = claim.path == other.path;
-    let within_own_directory =
-        other.kind == Kind::Directory && claim.kind == Kind::File && claim.target == other.target && !same;
-    if within_own_directory {
-        return false;
-    }
     let later = (other.place.line, other.place.column) < (claim.place.line, claim.place.column);
-    !same || other.kind == Kind::Own || later
+    match (claim.kind, other.kind) {
+        _ if std::ptr::eq(claim, other) => false,
+        // What the agent reads or keeps may lie in its other folders, but not in one that is swapped as a whole.
+        (Kind::Own, Kind::Directory) => !same,
+        (Kind::Own, Kind::Own | Kind::File) => false,
+        (Kind::File, Kind::Directory) => !claim.in_directory,
+        (Kind::File, Kind::Own) => !claim.in_directory || same,
+        (Kind::File | Kind::Directory, Kind::File) | (Kind::Directory, Kind::Directory) => !same || later,
+        (Kind::Directory, Kind::Own) => true,
+    }
 }

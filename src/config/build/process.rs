@@ -2,7 +2,7 @@
 
 use super::Builder;
 use crate::config::decode::{Slot, Table};
-use crate::config::fault::{Place, shown};
+use crate::config::fault::{Place, shown_key};
 use crate::config::model::{
     CommandReload, ExecReload, ExpectProcess, OnChange, ProcessUser, ReloadConfig, SignalReload, SystemdReload,
 };
@@ -10,9 +10,8 @@ use crate::config::raw::process::{RawExec, RawReload, RawSignal};
 use crate::config::scalar::{Account, Text};
 
 /// systemd.unit(5): the kinds of unit.
-const UNIT_KINDS: [&str; 11] = [
-    "service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope",
-];
+const UNIT_KINDS: [&str; 11] =
+    ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
 
 impl Builder<'_> {
     pub(super) fn reload(&mut self, slot: &Slot<RawReload>, target: Place, at: &str) -> ReloadConfig {
@@ -87,7 +86,10 @@ impl Builder<'_> {
         let command = match (self.inputs.command, raw.command.get()) {
             (Some(command), own) => {
                 if own.is_some() {
-                    self.d.warn(raw.command.place(), format!("{at}.command: the one of the command line takes its place"));
+                    self.d.warn(
+                        raw.command.place(),
+                        format!("{at}.command: the one of the command line takes its place"),
+                    );
                 }
                 command.to_vec()
             }
@@ -102,7 +104,7 @@ impl Builder<'_> {
         };
         if let Some(env) = raw.env.get() {
             for (name, _) in env.0.iter().filter(|(name, _)| name.is_empty() || name.contains(['=', '\0'])) {
-                self.d.fault(name.place, format!("{at}.env: '{}' cannot name a variable", shown(name)));
+                self.d.fault(name.place, format!("{at}.env: '{}' cannot name a variable", shown_key(name)));
             }
         }
         self.handover(raw, &at);
@@ -138,7 +140,7 @@ impl Builder<'_> {
     }
 
     fn process_user(&mut self, raw: &RawExec, gid: Option<u32>, at: &str) -> Option<ProcessUser> {
-        let account = raw.user.get()?;
+        let account = &raw.user.get()?.account;
         match (self.inputs.users.user(account), account) {
             (Some(user), _) => Some(user),
             (None, Account::Name(_)) => self.uid(&raw.user, &format!("{at}.user")).and(None),

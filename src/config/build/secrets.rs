@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Builder;
 use super::stores::clean_vault_path;
 use crate::config::decode::{At, Table};
-use crate::config::fault::{Place, did_you_mean, shown};
+use crate::config::fault::{Place, did_you_mean, shown_key};
 use crate::config::model::{Locator, SecretConfig};
 use crate::config::raw::stores::{RawSecret, RawStore};
 use crate::secret::SecretName;
@@ -34,7 +34,7 @@ impl Builder<'_> {
         raw: &At<RawSecret>,
         stores: &Table<RawStore>,
     ) -> Option<SecretConfig> {
-        let at = format!("secrets.{}", shown(name));
+        let at = format!("secrets.{}", shown_key(name));
         let (store, kind) = self.store_of(&at, raw, stores)?;
         self.refuse_misfits(&at, raw, &store, kind);
         let locator = self.locator(&at, name, raw, kind)?;
@@ -84,7 +84,7 @@ impl Builder<'_> {
         match stores.0.iter().find(|(name, _)| name.value == *wanted) {
             Some((name, store)) => Some((name.value.clone(), store.as_ref()?)),
             None => {
-                let message = format!("{at}.store: no store of that name is declared");
+                let message = format!("{at}.store: no store {} is declared", raw.store.get()?.shown());
                 self.d.fault_hint(raw.store.place(), message, did_you_mean(wanted, names));
                 None
             }
@@ -108,14 +108,15 @@ impl Builder<'_> {
         ];
         for (key, place) in given {
             if let Some(place) = place.filter(|_| !fit.contains(&key)) {
-                let message = format!("{at}: '{key}' does not fit the store '{}' of type {word}", shown(store));
+                let message = format!("{at}: '{key}' does not fit the store '{}' of type {word}", shown_key(store));
                 self.d.fault_hint(place, message, format!("it takes {}", fit.join(", ")));
             }
         }
     }
 
     fn locator(&mut self, at: &str, name: &At<String>, raw: &At<RawSecret>, kind: &RawStore) -> Option<Locator> {
-        let own = |slot: &crate::config::decode::Slot<crate::config::scalar::Text>| slot.get().map(|text| text.0.clone());
+        let own =
+            |slot: &crate::config::decode::Slot<crate::config::scalar::Text>| slot.get().map(|text| text.0.clone());
         match kind {
             RawStore::File(_) => Some(Locator::File { key: own(&raw.key).unwrap_or_else(|| name.value.clone()) }),
             RawStore::Vault(_) => {

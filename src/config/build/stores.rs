@@ -63,8 +63,11 @@ impl Builder<'_> {
             self.d.warn(raw.place, format!("{at}: VAULT_SKIP_VERIFY is set, and ignored: certificates are verified"));
         }
         let tls = self.tls(&raw.tls, at);
-        let auth = self.auth(raw.auth.get());
-        if matches!(auth, VaultAuth::Cert { .. }) && tls.client_cert.is_none() && raw.tls.given() == raw.tls.get().is_some() {
+        let auth = self.auth(raw.auth.get(), &format!("{at}.auth"));
+        if matches!(auth, VaultAuth::Cert { .. })
+            && tls.client_cert.is_none()
+            && raw.tls.given() == raw.tls.get().is_some()
+        {
             let message = format!("{at}.auth: type cert needs tls.client_cert and tls.client_key");
             self.d.fault(raw.auth.place(), message);
         }
@@ -90,58 +93,61 @@ impl Builder<'_> {
         tls
     }
 
-    fn auth(&mut self, raw: Option<&RawAuth>) -> VaultAuth {
+    fn auth(&mut self, raw: Option<&RawAuth>, at: &str) -> VaultAuth {
         match raw {
             None => VaultAuth::Token { token: None },
-            Some(RawAuth::Token(raw)) => VaultAuth::Token { token: self.token(&raw.token) },
+            Some(RawAuth::Token(raw)) => VaultAuth::Token { token: self.token(&raw.token, at) },
             Some(RawAuth::TokenFile(raw)) => VaultAuth::TokenFile { path: self.path(&raw.path) },
             Some(RawAuth::AppRole(raw)) => {
                 if *raw.wrapped && !raw.secret_id_file.given() {
-                    self.d.fault(raw.place, "wrapped: true needs secret_id_file");
+                    self.d.fault(raw.wrapped.place, format!("{at}: wrapped needs secret_id_file"));
                 }
                 VaultAuth::AppRole {
-                    mount: self.mount(&raw.mount),
+                    mount: self.mount(&raw.mount, at),
                     role_id_file: self.path(&raw.role_id_file),
                     secret_id_file: self.maybe_path(&raw.secret_id_file),
                     wrapped: *raw.wrapped,
                 }
             }
             Some(RawAuth::Kubernetes(raw)) => VaultAuth::Jwt {
-                mount: self.mount(&raw.mount),
+                mount: self.mount(&raw.mount, at),
                 role: raw.role.0.clone(),
                 token_file: self.path(&raw.token_file),
             },
             Some(RawAuth::Jwt(raw)) => VaultAuth::Jwt {
-                mount: self.mount(&raw.mount),
+                mount: self.mount(&raw.mount, at),
                 role: raw.role.0.clone(),
                 token_file: self.path(&raw.token_file),
             },
-            Some(RawAuth::Cert(raw)) => VaultAuth::Cert { mount: self.mount(&raw.mount), name: owned(&raw.name) },
+            Some(RawAuth::Cert(raw)) => VaultAuth::Cert { mount: self.mount(&raw.mount, at), name: owned(&raw.name) },
             Some(RawAuth::Userpass(raw)) => VaultAuth::Userpass {
-                mount: self.mount(&raw.mount),
+                mount: self.mount(&raw.mount, at),
                 username: raw.username.0.clone(),
                 password_file: self.path(&raw.password_file),
             },
             Some(RawAuth::Aws(raw)) => VaultAuth::AwsIam {
-                mount: self.mount(&raw.mount),
+                mount: self.mount(&raw.mount, at),
                 role: owned(&raw.role),
                 header_value: owned(&raw.header_value),
             },
         }
     }
 
-    fn token(&mut self, slot: &Slot<Text>) -> Option<SecretBytes> {
+    fn token(&mut self, slot: &Slot<Text>, at: &str) -> Option<SecretBytes> {
         let token = slot.get()?.0.trim();
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            self.d.fault(slot.place(), "the token is empty, or holds what no token holds (spaces, line breaks)");
+            self.d.fault(
+                slot.place(),
+                format!("{at}.token is empty, or holds what no token holds (spaces, line breaks)"),
+            );
         }
         Some(SecretBytes::from(token))
     }
 
-    fn mount(&mut self, text: &At<Text>) -> String {
+    fn mount(&mut self, text: &At<Text>, at: &str) -> String {
         let mount = text.0.trim_matches('/').trim_start_matches("auth/");
         if clean_vault_path(mount).is_none() {
-            self.d.fault(text.place, "mount: not the path of an auth method");
+            self.d.fault(text.place, format!("{at}.mount: not the path of an auth method"));
         }
         mount.to_owned()
     }
@@ -163,7 +169,8 @@ impl Builder<'_> {
         }
         if let Some(arn) = raw.role_arn.get() {
             if !(arn.0.starts_with("arn:") && arn.0.contains(":role/")) {
-                let message = format!("{at}.role_arn: not a role's ARN; write it as arn:aws:iam::123456789012:role/NAME");
+                let message =
+                    format!("{at}.role_arn: not a role's ARN; write it as arn:aws:iam::123456789012:role/NAME");
                 self.d.fault(raw.role_arn.place(), message);
             }
         }
@@ -196,6 +203,8 @@ impl Builder<'_> {
 pub fn clean_vault_path(path: &str) -> Option<&str> {
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = path.strip_suffix('/').unwrap_or(path);
-    let part = |part: &str| !["", ".", ".."].contains(&part) && !part.contains(['?', '#', '\\']) && !part.contains(char::is_control);
+    let part = |part: &str| {
+        !["", ".", ".."].contains(&part) && !part.contains(['?', '#', '\\']) && !part.contains(char::is_control)
+    };
     path.split('/').all(part).then_some(path)
 }

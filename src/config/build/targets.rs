@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Builder;
 use crate::config::decode::{At, Slot};
-use crate::config::fault::shown;
+use crate::config::fault::shown_key;
 use crate::config::model::{ReloadConfig, Settle, TargetConfig, TargetName};
 use crate::config::raw::RawConfig;
 use crate::config::raw::process::RawReload;
@@ -18,7 +18,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(5);
 impl Builder<'_> {
     pub(super) fn targets(&mut self, raw: &RawConfig) -> BTreeMap<TargetName, Arc<TargetConfig>> {
         let targets = &raw.targets.0;
-        if targets.is_empty() && self.d.faults.is_empty() {
+        if targets.is_empty() && !self.d.partial(raw.targets.place) {
             self.d.fault(raw.targets.place, "targets: there is none, so there is nothing to do");
         }
         if self.inputs.command.is_some() && targets.len() > 1 {
@@ -46,7 +46,7 @@ impl Builder<'_> {
     }
 
     fn target(&mut self, name: &At<String>, raw: &At<RawTarget>) -> TargetConfig {
-        let at = format!("targets.{}", shown(name));
+        let at = format!("targets.{}", shown_key(name));
         let directory = self.maybe_path(&raw.directory);
         let files = raw.files.get().map(Vec::as_slice).unwrap_or_default();
         let files = files.iter().enumerate().filter_map(|(index, file)| {
@@ -56,12 +56,18 @@ impl Builder<'_> {
         let files: Vec<_> = files.collect();
         let reload = self.reload(&raw.reload, raw.place, &at);
         let env = matches!(&reload, ReloadConfig::Exec(exec) if !exec.env.is_empty());
-        let broken = raw.reload.given() && raw.reload.get().is_none();
-        if raw.files.get().is_none_or(Vec::is_empty) && !env && !broken && self.d.faults.is_empty() {
+        let broken = (raw.reload.given() && raw.reload.get().is_none())
+            || (raw.files.given() && raw.files.get().is_none())
+            || self.d.partial(raw.files.place());
+        if raw.files.get().is_none_or(Vec::is_empty) && !env && !broken {
             let hint = "give it files, or reload.env with type exec".to_owned();
-            self.d.fault_hint(name.place, format!("{at} writes no file and gives no variable: nothing to rotate"), hint);
+            self.d.fault_hint(
+                name.place,
+                format!("{at} writes no file and gives no variable: nothing to rotate"),
+                hint,
+            );
         }
-        if raw.directory.given() && raw.files.get().is_none_or(Vec::is_empty) {
+        if raw.directory.given() && raw.files.get().is_none_or(Vec::is_empty) && !broken {
             self.d.fault(raw.directory.place(), format!("{at}.directory: there are no files to put in it"));
         }
         let health = self.health(raw, &at);

@@ -2,7 +2,7 @@
 
 use crate::config::decode::{At, Table, empty_record, record, union};
 use crate::config::model::{OnChange, SystemdVerb};
-use crate::config::scalar::{Account, Command, FilePath, SignalName, Span, TeraValue, Text};
+use crate::config::scalar::{Command, FilePath, Owner, SignalName, Span, TeraValue, Text};
 
 union! {
     /// How the process takes a change up.
@@ -35,7 +35,7 @@ record! {
         /// Its name as in /proc/PID/comm: at most 15 bytes.
         comm: Option<Text>,
         /// Its user, by name or number.
-        uid: Option<Account>,
+        uid: Option<Owner>,
     }
 }
 
@@ -67,9 +67,9 @@ record! {
         /// How long an old process may drain; for `handover`.
         drain: Span<0> = "30s",
         /// User to run as, by name or number; by default the agent's own.
-        user: Option<Account>,
+        user: Option<Owner>,
         /// Group to run as; by default the user's own.
-        group: Option<Account>,
+        group: Option<Owner>,
         /// Working directory; by default the agent's own.
         cwd: Option<FilePath>,
     }

@@ -4,7 +4,7 @@ use crate::config::decode::{At, Table, empty_record, record, union};
 use crate::config::model::{Format, OnUnhealthy, Structure};
 use crate::config::raw::process::RawReload;
 use crate::config::scalar::{
-    Account, Command, FilePath, HostPort, Json, Method, Mode, OneOrMany, Span, Tera, TeraValue, Text, Whole,
+    Command, FilePath, HostPort, Json, Method, Mode, OneOrMany, Owner, Span, Tera, TeraValue, Text, Whole,
 };
 
 record! {
@@ -61,9 +61,9 @@ record! {
         /// Permission bits, in quotes.
         mode: Mode = "0600",
         /// Owner; by default the agent's own user.
-        owner: Option<Account>,
+        owner: Option<Owner>,
         /// Group; by default the agent's own.
-        group: Option<Account>,
+        group: Option<Owner>,
         /// A command that must accept the file before it is published.
         check: Option<RawCheck>,
         /// Whether symlinks in `path` are followed.
