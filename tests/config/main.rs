@@ -2,6 +2,8 @@
 //! tests/golden/bad/config is refused with the text beside it, docs/config.md tells every key.
 //! `UPDATE=1 cargo test --test config` rewrites the texts and the docs' tables.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests and what they share")]
+
 use std::path::{Path, PathBuf};
 
 use leasehold::config::model::ProcessUser;

@@ -27,13 +27,14 @@ fn the_schema_accepts_every_good_config_and_every_example() {
     }
 }
 
+/// The configs under a folder: YAML files with a state_dir.
 fn examples(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut found = Vec::new();
     for path in entries {
         if path.is_dir() {
             found.extend(examples(&path));
-        } else if path.file_name().is_some_and(|name| name == "agent.yaml") {
+        } else if value(&path).is_some_and(|value| value.get("state_dir").is_some()) {
             found.push(path);
         }
     }

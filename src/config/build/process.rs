@@ -44,11 +44,11 @@ impl Builder<'_> {
     fn signal(&mut self, raw: &RawSignal, at: &str) -> SignalReload {
         let expect = raw.expect.get();
         let comm = expect.and_then(|expect| Some((expect.comm.get()?.0.clone(), expect.comm.place())));
-        if let Some((comm, place)) = &comm {
-            if comm.is_empty() || comm.len() > 15 {
-                let message = format!("{at}.reload.expect.comm: the kernel keeps 1 to 15 bytes of a process's name");
-                self.d.fault_hint(*place, message, "write the first 15 bytes, as in /proc/PID/comm".to_owned());
-            }
+        if let Some((comm, place)) = &comm
+            && (comm.is_empty() || comm.len() > 15)
+        {
+            let message = format!("{at}.reload.expect.comm: the kernel keeps 1 to 15 bytes of a process's name");
+            self.d.fault_hint(*place, message, "write the first 15 bytes, as in /proc/PID/comm".to_owned());
         }
         SignalReload {
             pidfile: self.path(&raw.pidfile),

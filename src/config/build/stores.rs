@@ -167,12 +167,11 @@ impl Builder<'_> {
                 self.d.fault(place, format!("{at}: not a region; write it as eu-central-1"));
             }
         }
-        if let Some(arn) = raw.role_arn.get() {
-            if !(arn.0.starts_with("arn:") && arn.0.contains(":role/")) {
-                let message =
-                    format!("{at}.role_arn: not a role's ARN; write it as arn:aws:iam::123456789012:role/NAME");
-                self.d.fault(raw.role_arn.place(), message);
-            }
+        if let Some(arn) = raw.role_arn.get()
+            && !(arn.0.starts_with("arn:") && arn.0.contains(":role/"))
+        {
+            let message = format!("{at}.role_arn: not a role's ARN; write it as arn:aws:iam::123456789012:role/NAME");
+            self.d.fault(raw.role_arn.place(), message);
         }
         AwsStore {
             region: owned(&raw.region),

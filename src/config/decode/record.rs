@@ -80,7 +80,7 @@ impl<T: Shape> Member for T {
     fn member(fields: &Fields<'_>, name: &str, default: Option<Value>, d: &mut Decoder) -> Option<At<T>> {
         let entry = fields.find(name);
         let place = entry.map_or(fields.place, |entry| entry.node.place);
-        let value = d.inside(format!(".{name}"), |d| entry.and_then(|entry| d.take(&entry.node)));
+        let value = entry.and_then(|entry| d.inside(format!(".{name}"), |d| d.take(&entry.node)));
         let value = match (value, default) {
             (Some(value), _) => Some(value),
             (None, Some(default)) => d.take(&default_node(&default, place)),
@@ -287,6 +287,7 @@ macro_rules! default_of {
 macro_rules! union {
     ($(#[doc = $about:literal])+ pub enum $name:ident { $($kind:literal => $variant:ident($record:ty),)+ }) => {
         $(#[doc = $about])+
+        #[allow(clippy::large_enum_variant, reason = "lives only while a config is read")]
         pub enum $name {
             $(#[doc = $kind] $variant($record),)+
         }

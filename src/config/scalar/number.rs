@@ -51,7 +51,7 @@ impl<const MIN: u64, const MAX: u64> Shape for Whole<MIN, MAX> {
     }
 
     fn schema() -> Value {
-        json!({"title": "whole number", "anyOf": [
+        json!({"title": format!("{MIN} to {MAX}"), "anyOf": [
             {"type": "integer", "minimum": MIN, "maximum": MAX}, {"type": "string", "pattern": "\\$\\{"}]})
     }
 }
@@ -65,11 +65,11 @@ const TEN_YEARS: Duration = Duration::from_secs(3650 * 86_400);
 impl<const MIN: u64> Shape for Span<MIN> {
     fn decode(node: &Node, d: &mut Decoder) -> Option<Self> {
         const EXPECTED: &str = "a duration such as 30s, 1h30m or 90d";
-        if let Content::Scalar(scalar) = &node.content {
-            if matches!(plain(scalar), Plain::Int | Plain::Float) {
-                d.wrong(node, EXPECTED, "add a unit: ms, s, m, h or d".to_owned());
-                return None;
-            }
+        if let Content::Scalar(scalar) = &node.content
+            && matches!(plain(scalar), Plain::Int | Plain::Float)
+        {
+            d.wrong(node, EXPECTED, "add a unit: ms, s, m, h or d".to_owned());
+            return None;
         }
         let scalar = text(node, EXPECTED, d)?;
         let Some(span) = duration(&scalar.text) else {
@@ -120,13 +120,14 @@ pub struct Mode(pub u32);
 impl Shape for Mode {
     fn decode(node: &Node, d: &mut Decoder) -> Option<Self> {
         const EXPECTED: &str = "a mode in quotes such as \"0640\"";
-        if let Content::Scalar(scalar) = &node.content {
-            if plain(scalar) == Plain::Int && scalar.written.is_none() {
-                let digits = scalar.text.trim_start_matches("0o").trim_start_matches('0');
-                let hint = format!("write \"0{digits}\": without quotes YAML reads a decimal number");
-                d.wrong(node, EXPECTED, hint);
-                return None;
-            }
+        if let Content::Scalar(scalar) = &node.content
+            && plain(scalar) == Plain::Int
+            && scalar.written.is_none()
+        {
+            let digits = scalar.text.trim_start_matches("0o").trim_start_matches('0');
+            let hint = format!("write \"0{digits}\": without quotes YAML reads a decimal number");
+            d.wrong(node, EXPECTED, hint);
+            return None;
         }
         let scalar = text(node, EXPECTED, d)?;
         let octal = (3..=4).contains(&scalar.text.len()) && scalar.text.bytes().all(|b| (b'0'..=b'7').contains(&b));

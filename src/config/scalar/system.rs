@@ -64,11 +64,11 @@ pub struct SignalName(pub Signal);
 
 impl Shape for SignalName {
     fn decode(node: &Node, d: &mut Decoder) -> Option<Self> {
-        if let Content::Scalar(scalar) = &node.content {
-            if plain(scalar) == Plain::Int {
-                d.wrong(node, "the name of a signal", "write the name, such as HUP".to_owned());
-                return None;
-            }
+        if let Content::Scalar(scalar) = &node.content
+            && plain(scalar) == Plain::Int
+        {
+            d.wrong(node, "the name of a signal", "write the name, such as HUP".to_owned());
+            return None;
         }
         let scalar = text(node, "the name of a signal such as HUP", d)?;
         signal(&scalar.text, node, scalar, d).map(Self)
