@@ -1,0 +1,46 @@
+//! The config as it is written: the keys, their types, defaults and meanings. The docs here become the JSON Schema and
+//! the tables of docs/config.md.
+
+use super::decode::{Table, record};
+use super::scalar::{FilePath, Loopback};
+
+pub mod process;
+pub mod stores;
+pub mod targets;
+
+use stores::{RawSecret, RawStore};
+use targets::RawTarget;
+
+record! {
+    /// The config of the agent: stores, the secrets in them, and the targets that use them.
+    pub struct RawConfig {
+        /// Journal, retained generations and control socket. Made with mode 0700; one agent at a time.
+        state_dir: FilePath,
+        /// The read-only HTTP endpoint; off unless set.
+        admin: Option<RawAdmin>,
+        /// The audit log; off unless set.
+        audit: Option<RawAudit>,
+        /// Stores by name. A name is also the scheme of references in `resolve` files.
+        stores: Table<RawStore>,
+        /// Secrets by name. A name is what templates use: `secrets.NAME.FIELD`.
+        secrets: Option<Table<RawSecret>>,
+        /// Targets by name. A target is what rotates as one unit.
+        targets: Table<RawTarget>,
+    }
+}
+
+record! {
+    /// The read-only HTTP endpoint: /live, /ready, /metrics, /status.
+    pub struct RawAdmin {
+        /// Address and port, on loopback.
+        listen: Loopback,
+    }
+}
+
+record! {
+    /// The audit log.
+    pub struct RawAudit {
+        /// File to which events are appended, one JSON object a line.
+        path: FilePath,
+    }
+}
