@@ -5,3 +5,4 @@ pub mod reload;
 pub mod render;
 pub mod secret;
 pub mod store;
+pub mod verdict;
