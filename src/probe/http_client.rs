@@ -163,8 +163,9 @@ fn known(cause: &(dyn Error + 'static)) -> Option<String> {
         return Some(format!("TLS: {error}"));
     }
     let error = cause.downcast_ref::<std::io::Error>()?;
-    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return Some(format!("TLS: {tls}"));
+    // An I/O error's `source` skips what it wraps, and here one wraps another.
+    match error.get_ref() {
+        Some(inner) => known(inner).or_else(|| Some(io_reason(error))),
+        None => Some(io_reason(error)),
     }
-    Some(io_reason(error))
 }
