@@ -3,9 +3,16 @@
 //! Telling never fails the agent: what cannot be sent is logged at `debug`. That children do not see `NOTIFY_SOCKET`
 //! and `WATCHDOG_*` is the business of who starts them. Texts of `STATUS` must be masked by the caller.
 
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+/// Bound on the wait for a systemd that does not read.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether somebody listens.
 pub fn wanted() -> bool {
@@ -56,9 +63,23 @@ pub async fn feed_watchdog() {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    if let Err(error) = send(&socket, message.as_bytes()) {
         tracing::debug!("systemd cannot be told: {error}");
     }
+}
+
+/// `sd_notify::notify` with two differences: a bound on the wait (a datagram to a reader whose queue is full blocks, and
+/// with it would the whole agent), and abstract sockets (`@name`, as sd_notify(3) allows).
+fn send(socket: &OsStr, message: &[u8]) -> std::io::Result<()> {
+    let sender = UnixDatagram::unbound()?;
+    sender.set_write_timeout(Some(PATIENCE))?;
+    match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => sender.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => sender.connect(socket)?,
+    }
+    sender.send(message).map(drop)
 }
 
 /// A newline would begin another assignment.

@@ -156,10 +156,7 @@ mod tests {
         let mut trial = Trial::new(policy(2000, 1000, 1, 5000));
         trial.observe(ms(0), ms(1), &fail("connection refused"));
         let verdict = trial.observe(ms(1000), ms(1001), &fail("status 503, expected 200"));
-        assert_eq!(
-            verdict,
-            Verdict::Unhealthy("not healthy within 2s: status 503, expected 200 (2 attempts)".into())
-        );
+        assert_eq!(verdict, Verdict::Unhealthy("not healthy within 2s: status 503, expected 200 (2 attempts)".into()));
     }
 
     #[test]

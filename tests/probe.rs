@@ -1,5 +1,8 @@
 //! Probes against real sockets, real TLS and real processes.
 
+// Helpers of tests may panic like tests; clippy.toml exempts only the tests themselves.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -386,4 +389,12 @@ async fn without_a_check_it_is_healthy_and_without_its_request_it_is_not() {
     assert_eq!(build(&HealthCheck::None, None, SECOND).attempt().await, Attempt::Pass);
     let http = HealthCheck::Http(request("http://127.0.0.1:1/"));
     assert!(failed(build(&http, None, SECOND).attempt().await).contains("missing"));
+}
+
+#[tokio::test]
+async fn a_unit_that_cannot_be_asked_about_fails_with_its_name() {
+    // Whether or not a system bus runs here, this unit is on none.
+    let probe = build(&HealthCheck::Systemd("leasehold-no-such.service".into()), None, 5 * SECOND);
+    let reason = failed(probe.attempt().await);
+    assert!(reason.starts_with("unit leasehold-no-such.service: "), "{reason}");
 }

@@ -159,8 +159,7 @@ fn register_secrets(registry: &mut Registry, status: &StatusView) {
     let versions = Gauges::default();
     for (name, secret) in &status.secrets {
         if let Some(version) = &secret.version {
-            let labels =
-                vec![("secret", name.clone()), ("store", secret.store.clone()), ("version", version.clone())];
+            let labels = vec![("secret", name.clone()), ("store", secret.store.clone()), ("version", version.clone())];
             versions.get_or_create(&labels).set(1.0);
         }
     }
