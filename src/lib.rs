@@ -1,8 +1,13 @@
+pub mod admin;
 pub mod config;
 pub mod digest;
+pub mod hardening;
+pub mod notify_systemd;
 pub mod probe;
 pub mod reload;
 pub mod render;
 pub mod rotation;
 pub mod secret;
 pub mod store;
+pub mod telemetry;
+pub mod verdict;

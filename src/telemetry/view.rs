@@ -1,0 +1,94 @@
+//! What the agent is at one moment, without values: the one picture from which `/status`, `agent status` and the gauges
+//! are made, so that they never differ.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The whole agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The agent's version.
+    pub version: String,
+    /// When this picture was made; ages count to here.
+    pub now: Timestamp,
+    /// When the agent started.
+    pub started_at: Timestamp,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, SecretView>,
+    /// Targets by name.
+    pub targets: BTreeMap<String, TargetView>,
+}
+
+/// One secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SecretView {
+    /// Its store's name.
+    pub store: String,
+    /// Where in the store: Vault's path, AWS's id, the file store's key.
+    pub path: String,
+    /// The version in use; None before the first reading.
+    pub version: Option<String>,
+    /// When the version in use was made, or else first seen.
+    pub changed_at: Option<Timestamp>,
+    /// The last reading that succeeded.
+    pub read_at: Option<Timestamp>,
+    /// The next reading, where one is planned.
+    pub next_read_at: Option<Timestamp>,
+    /// When the lease or the values end, where they do.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the values hang on a lease (then `expires_at` is its end).
+    pub leased: bool,
+    /// Until when the version before is available as `previous`.
+    pub overlap_until: Option<Timestamp>,
+    /// `max_age` in seconds.
+    pub max_age_seconds: Option<u64>,
+    /// Why the last reading failed, if it did; masked.
+    pub error: Option<String>,
+}
+
+impl SecretView {
+    /// When it is (or was) due for a change: last change + `max_age`.
+    pub fn due_at(&self) -> Option<Timestamp> {
+        let age = jiff::SignedDuration::from_secs(i64::try_from(self.max_age_seconds?).ok()?);
+        self.changed_at?.checked_add(age).ok()
+    }
+}
+
+/// One target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TargetView {
+    /// One of [`STATES`].
+    pub state: String,
+    /// The generation that is published; None before the first.
+    pub generation: Option<u64>,
+    /// Whether an operator (or `on_unhealthy: hold`) holds it where it is, whatever else its state says.
+    pub held: bool,
+    /// Whether it is on a committed generation although its secrets could not be read.
+    pub stale: bool,
+    /// Whether going back failed.
+    pub degraded: bool,
+    /// How the last rotation ended.
+    pub last_rotation: Option<LastRotation>,
+    /// When a rotation last ended as `committed`.
+    pub last_success_at: Option<Timestamp>,
+    /// Why it is not healthy, if it is not; masked.
+    pub reason: Option<String>,
+    /// Earliest notAfter of the certificates in each published file that holds any.
+    pub certificates: BTreeMap<String, Timestamp>,
+}
+
+/// The end of a rotation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LastRotation {
+    /// One of [`OUTCOMES`].
+    pub outcome: String,
+    /// When.
+    pub ended_at: Timestamp,
+}
+
+/// How a rotation ends: the words of history, metrics and audit.
+pub const OUTCOMES: [&str; 5] = ["committed", "rolled_back", "quarantined", "held", "superseded"];
+/// What a target is.
+pub const STATES: [&str; 6] = ["healthy", "rotating", "waiting", "held", "degraded", "stale"];
