@@ -1,7 +1,12 @@
 pub mod config;
 pub mod digest;
+pub mod durable;
+pub mod failpoint;
+pub mod generation;
+pub mod journal;
 pub mod probe;
 pub mod reload;
 pub mod render;
 pub mod secret;
+pub mod state_dir;
 pub mod store;
