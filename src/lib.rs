@@ -1,6 +1,8 @@
 pub mod config;
+pub mod dbus;
 pub mod digest;
 pub mod probe;
+pub mod process;
 pub mod reload;
 pub mod render;
 pub mod secret;
