@@ -117,8 +117,10 @@ pub fn exe(pid: i32) -> io::Result<Option<PathBuf>> {
 /// What a process does with a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// It has a handler for it, or holds it blocked to take it with sigwait(3) or signalfd(2).
+    /// It has a handler for it.
     Handled,
+    /// It holds it back: for good, to take it with sigwait(3) or signalfd(2), or for the moment in which it forks.
+    Blocked,
     /// It is discarded.
     Ignored,
     /// The signal's default action ends (or stops) the process.
@@ -131,8 +133,10 @@ pub fn disposition(pid: i32, signal: Signal) -> io::Result<Option<Disposition>> 
     let has = |name| {
         field(&status, name).and_then(|m| u64::from_str_radix(m, 16).ok()).unwrap_or(0) >> (signal as i32 - 1) & 1 == 1
     };
-    Ok(Some(if has("SigCgt:") || has("SigBlk:") {
+    Ok(Some(if has("SigCgt:") {
         Disposition::Handled
+    } else if has("SigBlk:") {
+        Disposition::Blocked
     } else if has("SigIgn:") || matches!(signal, Signal::SIGCHLD | Signal::SIGCONT | Signal::SIGURG | Signal::SIGWINCH)
     {
         Disposition::Ignored

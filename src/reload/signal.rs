@@ -21,9 +21,13 @@ use crate::process::procfs::{self, Disposition, Stat};
 /// How much later than its pidfile was written a process may seem to have started.
 const SLACK: Duration = Duration::from_secs(2);
 /// A process younger than this may not have set its handlers up yet: it is waited for until it is as old.
-const SETTING_UP: Duration = Duration::from_secs(10);
+const SETTING_UP: Duration = Duration::from_secs(5);
 /// Between two looks at a process.
 const LOOK: Duration = Duration::from_millis(20);
+/// A signal that is seen blocked as often in a row is blocked for good, and not only while the process forks.
+const BLOCKED_LOOKS: u32 = 15;
+/// Between those looks.
+const BLOCKED_LOOK: Duration = Duration::from_millis(2);
 /// More than any pid needs.
 const PIDFILE_MAX: u64 = 1024;
 /// TMPFS_MAGIC, statfs(2).
@@ -224,7 +228,7 @@ fn same_program(exe: &Path, expected: &Path) -> bool {
 pub(super) async fn signal_and_watch(pid: i32, pidfd: &Pidfd, signal: Signal) -> Result<Taken, ReloadError> {
     let Some(disposition) = settled_disposition(pid, signal).await? else { return Ok(Taken::NotRunning) };
     match disposition {
-        Disposition::Handled => {}
+        Disposition::Handled | Disposition::Blocked => {}
         Disposition::Ignored => {
             return Err(ReloadError::failed(format!("process {pid} ignores {signal}: it was not told of the change")));
         }
@@ -256,18 +260,26 @@ pub(super) async fn signal_and_watch(pid: i32, pidfd: &Pidfd, signal: Signal) ->
     }
 }
 
-/// What the process does with the signal, once it is old enough to have made up its mind.
+/// What the process does with the signal, once it is old enough to have made up its mind. `Blocked` only if it stays so.
 async fn settled_disposition(pid: i32, signal: Signal) -> Result<Option<Disposition>, ReloadError> {
     let deadline = Instant::now() + SETTING_UP;
+    let mut blocked = 0;
     loop {
         let cannot = |e| ReloadError::failed(format!("cannot look at pid {pid}: {e}"));
         let Some(stat) = procfs::stat(pid).map_err(cannot)?.filter(Stat::alive) else { return Ok(None) };
-        let disposition = procfs::disposition(pid, signal).map_err(cannot)?;
         let young = stat.age() < SETTING_UP && Instant::now() < deadline;
-        if disposition == Some(Disposition::Handled) || disposition.is_none() || !young {
-            return Ok(disposition);
-        }
-        sleep(LOOK).await;
+        let pause = match procfs::disposition(pid, signal).map_err(cannot)? {
+            Some(Disposition::Blocked) if blocked < BLOCKED_LOOKS => {
+                blocked += 1;
+                BLOCKED_LOOK
+            }
+            Some(Disposition::Ignored | Disposition::Ends) if young => {
+                blocked = 0;
+                LOOK
+            }
+            settled => return Ok(settled),
+        };
+        sleep(pause).await;
     }
 }
 
