@@ -1,5 +1,6 @@
 pub mod admin;
 pub mod config;
+pub mod dbus;
 pub mod digest;
 pub mod durable;
 pub mod failpoint;
@@ -8,6 +9,7 @@ pub mod hardening;
 pub mod journal;
 pub mod notify_systemd;
 pub mod probe;
+pub mod process;
 pub mod reload;
 pub mod render;
 pub mod rotation;

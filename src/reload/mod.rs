@@ -1,10 +1,26 @@
 //! How a target's process takes a generation up: the trait, and what can come of it.
 
+mod command;
+pub mod exec;
+mod signal;
+mod systemd;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::config::model::{OnChange, ReloadConfig, TargetName};
+use crate::dbus::Bus;
+use crate::digest::Key;
+use crate::process::Inherit;
 use crate::secret::SecretBytes;
+
+pub use crate::process::Exit;
+
+/// How long a process is watched after it was told: one that ends within this was ended by it, or by what it read.
+/// What it does later is the health check's to find.
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// What the process is to take up.
 pub struct Change<'a> {
@@ -39,19 +55,67 @@ pub trait Reload: Send {
         Box::pin(std::future::pending())
     }
 
-    /// Ends a supervised process (TERM, then KILL after its `stop_timeout`); nothing for the others.
+    /// Ends a supervised process and whatever it left behind (TERM, then KILL after its `stop_timeout`), reaped;
+    /// answers how it ended if nobody was told yet. Nothing for the others.
     fn stop(&mut self) -> BoxFuture<'_, Result<Option<Exit>, ReloadError>> {
         Box::pin(async { Ok(None) })
     }
+
+    /// A way to pass signals on to a supervised process at any time, an operation in flight or not. None for the others.
+    fn forward(&self) -> Option<exec::Forward> {
+        None
+    }
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// With a code.
-    Code(i32),
-    /// By a signal.
-    Signal(i32),
+/// What a reload needs beside its config. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// Whose reload it is.
+    pub target: TargetName,
+    /// The agent's state directory, absolute: a supervised process is recorded in `targets/NAME/process.json` below it.
+    pub state_dir: PathBuf,
+    /// The key of its digests.
+    pub key: Key,
+    /// What a process that the agent starts may inherit.
+    pub inherit: Inherit,
+    /// Soft and hard RLIMIT_CORE from before the agent forbade itself core dumps: a supervised process gets them back.
+    pub original_core: Option<(u64, u64)>,
+    /// What a supervised process reads.
+    pub stdin: exec::Stdin,
+    /// The binary that answers to [`exec::TRAMPOLINE`]: `/proc/self/exe` for the agent.
+    pub trampoline: PathBuf,
+    /// systemd's bus.
+    pub bus: Bus,
+}
+
+/// The reload that a target's config asks for. Touches nothing yet: no process, no bus, no file.
+pub fn build(config: &ReloadConfig, context: &Context) -> Result<Box<dyn Reload>, ReloadError> {
+    Ok(match config {
+        ReloadConfig::None => Box::new(Nothing),
+        ReloadConfig::Signal(config) => Box::new(signal::SignalReloader::new(config.clone())),
+        ReloadConfig::Systemd(config) => Box::new(systemd::UnitReloader::new(config.clone(), context.bus.clone())),
+        ReloadConfig::Command(config) => {
+            Box::new(command::CommandReloader::new(config.clone(), context.inherit.clone()))
+        }
+        ReloadConfig::Exec(config) if config.on_change == OnChange::Handover => {
+            let text = "`on_change: handover` is not built yet: use `restart`, or `signal HUP` where the program reloads on it";
+            return Err(ReloadError::new(ReloadErrorKind::NotBuilt, text));
+        }
+        ReloadConfig::Exec(config) => Box::new(exec::Exec::new(config.clone(), context.clone())),
+    })
+}
+
+/// `type: none`.
+struct Nothing;
+
+impl Reload for Nothing {
+    fn apply<'a>(&'a mut self, _change: Change<'a>) -> BoxFuture<'a, Result<Taken, ReloadError>> {
+        Box::pin(async { Ok(Taken::Done) })
+    }
+
+    fn running(&mut self) -> BoxFuture<'_, Result<bool, ReloadError>> {
+        Box::pin(async { Ok(true) })
+    }
 }
 
 /// Why a reload failed. `message` names unit, pidfile, pid or command, and what to do.
@@ -62,6 +126,25 @@ pub struct ReloadError {
     pub kind: ReloadErrorKind,
     /// For the operator.
     pub message: String,
+}
+
+impl ReloadError {
+    /// An error of one kind.
+    pub fn new(kind: ReloadErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(ReloadErrorKind::Failed, message)
+    }
+
+    pub(crate) fn denied(message: impl Into<String>) -> Self {
+        Self::new(ReloadErrorKind::Denied, message)
+    }
+
+    pub(crate) fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(ReloadErrorKind::TimedOut, message)
+    }
 }
 
 /// What a failed reload means.

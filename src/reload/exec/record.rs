@@ -1,0 +1,142 @@
+//! `targets/NAME/process.json`: which process was started for a target, written before its program runs. What an agent
+//! that comes back after a crash knows of it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::procfs::{self, Stat};
+
+const FILE: &str = "process.json";
+const TARGETS: &str = "targets";
+
+/// A process by all that names it for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Process id, and the id of the group that it leads.
+    pub pid: i32,
+    /// When it started, in clock ticks after boot.
+    pub start_ticks: u64,
+    /// Of which boot.
+    pub boot_id: String,
+    /// The session that it and its group belong to.
+    pub session: i32,
+    /// The target.
+    pub target: String,
+}
+
+impl Record {
+    /// Of a process that lives and is our child, so that the number cannot be reused meanwhile.
+    pub(super) fn of(pid: i32, target: &str) -> io::Result<Self> {
+        let stat = procfs::stat(pid)?.ok_or_else(|| io::Error::other("it is already gone"))?;
+        Ok(Self {
+            pid,
+            start_ticks: stat.start_ticks,
+            boot_id: procfs::boot_id()?,
+            session: stat.session,
+            target: target.to_owned(),
+        })
+    }
+
+    /// Whether `stat` (of this boot) is the recorded process, or of the group that it left behind.
+    ///
+    /// While a group has members its number is not given to a new process; a number that came back belongs to a process
+    /// that started later, whose own group this is then.
+    pub(super) fn covers(&self, stat: &Stat, leader: Option<&Stat>) -> bool {
+        if stat.pid == self.pid {
+            return stat.start_ticks == self.start_ticks;
+        }
+        let group = stat.pgrp == self.pid && stat.session == self.session && stat.start_ticks >= self.start_ticks;
+        group && leader.is_none_or(|leader| leader.start_ticks == self.start_ticks)
+    }
+
+    /// Whether it was written since this machine booted.
+    pub(super) fn of_this_boot(&self) -> bool {
+        procfs::boot_id().is_ok_and(|boot| boot == self.boot_id)
+    }
+
+    /// Writes it so that it survives a crash of the machine.
+    pub(super) fn write(&self, state_dir: &Path) -> io::Result<()> {
+        let path = path(state_dir, &self.target);
+        let folder = path.parent().unwrap_or(state_dir);
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let temporary = path.with_extension("json.tmp");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// None: there is none, or it was never finished.
+    pub(super) fn read(state_dir: &Path, target: &str) -> io::Result<Option<Self>> {
+        match fs::read(path(state_dir, target)) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets it. One that is gone is no error.
+    pub(super) fn remove(state_dir: &Path, target: &str) -> io::Result<()> {
+        match fs::remove_file(path(state_dir, target)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Names of all targets that may have one.
+    pub(super) fn targets(state_dir: &Path) -> io::Result<Vec<String>> {
+        match fs::read_dir(state_dir.join(TARGETS)) {
+            Ok(entries) => Ok(entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn path(state_dir: &Path, target: &str) -> PathBuf {
+    state_dir.join(TARGETS).join(target).join(FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(pid: i32, pgrp: i32, session: i32, start_ticks: u64) -> Stat {
+        Stat { pid, comm: "x".into(), state: 'S', ppid: 1, pgrp, session, start_ticks }
+    }
+
+    #[test]
+    fn a_record_covers_its_process_and_its_group_but_no_stranger_with_the_number() {
+        let record = Record { pid: 50, start_ticks: 1000, boot_id: "b".into(), session: 7, target: "t".into() };
+        let leader = stat(50, 50, 7, 1000);
+        assert!(record.covers(&leader, Some(&leader)));
+        assert!(record.covers(&stat(51, 50, 7, 1001), Some(&leader)));
+        assert!(record.covers(&stat(51, 50, 7, 1001), None));
+        let stranger = stat(50, 50, 7, 2000);
+        assert!(!record.covers(&stranger, Some(&stranger)));
+        assert!(!record.covers(&stat(51, 50, 7, 2001), Some(&stranger)));
+        assert!(!record.covers(&stat(51, 50, 9, 1001), None));
+        assert!(!record.covers(&stat(51, 51, 7, 1001), Some(&leader)));
+    }
+
+    #[test]
+    fn a_record_is_read_back_and_half_of_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record { pid: 50, start_ticks: 1, boot_id: "b".into(), session: 7, target: "t".into() };
+        assert_eq!(Record::read(dir.path(), "t").unwrap(), None);
+        Record::remove(dir.path(), "t").unwrap();
+        record.write(dir.path()).unwrap();
+        assert_eq!(Record::read(dir.path(), "t").unwrap(), Some(record.clone()));
+        assert_eq!(Record::targets(dir.path()).unwrap(), ["t"]);
+        assert!(!record.of_this_boot());
+        fs::write(path(dir.path(), "t"), "{\"pid\":5").unwrap();
+        assert_eq!(Record::read(dir.path(), "t").unwrap(), None);
+        Record::remove(dir.path(), "t").unwrap();
+        assert_eq!(Record::read(dir.path(), "t").unwrap(), None);
+    }
+}

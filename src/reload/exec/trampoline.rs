@@ -1,0 +1,148 @@
+//! What a supervised process is before it is itself: the agent's own binary, started anew.
+//!
+//! It waits until the agent has durably recorded its pid, takes on the user, limits and folder that it was told, and
+//! becomes the program. A process of its own, because between fork(2) and execve(2) nothing may be done safely. When the
+//! agent dies before it is done, so does it: the program never starts unrecorded.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Gid, Uid};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use super::wire::{self, Environment, Failure, Instructions, Step};
+
+/// The first argument by which the agent's binary knows that it is to be a trampoline. Not for people.
+pub const TRAMPOLINE: &str = "__spawn";
+/// Exit code of a trampoline that did not become its program (as a shell's).
+const NOT_STARTED: i32 = 127;
+
+/// Whether this process was started as a trampoline: `main` asks before anything else.
+pub fn is_trampoline() -> bool {
+    std::env::args_os().nth(1).is_some_and(|argument| argument == TRAMPOLINE)
+}
+
+/// Becomes the program, or says why not and ends. Call it first in `main`, before any thread, runtime or log.
+pub fn trampoline_main() -> ! {
+    let failed = match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(control) => {
+            let mut control = UnixStream::from(control);
+            match become_program(&mut control) {
+                Ok(never) => match never {},
+                Err(failure) => {
+                    let answer = serde_json::to_vec(&failure).unwrap_or_default();
+                    control.write_all(&answer)
+                }
+            }
+        }
+        Err(error) => Err(error),
+    };
+    drop(failed);
+    std::process::exit(NOT_STARTED)
+}
+
+fn become_program(control: &mut UnixStream) -> Result<Infallible, Failure> {
+    let stdin = receive_stdin(control).map_err(at(Step::Read))?;
+    let (instructions, environment) = wire::decode(&mut *control).map_err(at(Step::Read))?;
+    let stdin = match stdin {
+        Some(stdin) => stdin,
+        None => OpenOptions::new().read(true).open("/dev/null").map_err(at(Step::Stdin))?.into(),
+    };
+    rustix::stdio::dup2_stdin(&stdin).map_err(|e| at(Step::Stdin)(e.into()))?;
+    if instructions.foreground {
+        take_terminal(rustix::process::getpid());
+    }
+    restore_core_limit(instructions.core).map_err(at(Step::Limits))?;
+    switch_user(&instructions)?;
+    if let Some(cwd) = &instructions.cwd {
+        std::env::set_current_dir(cwd).map_err(at(Step::Cwd))?;
+    }
+    // Not before the user is switched: that clears it.
+    die_with(instructions.agent).map_err(at(Step::Exec))?;
+    Err(exec(&instructions, environment))
+}
+
+fn at(step: Step) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure { step, errno: error.raw_os_error(), text: error.to_string() }
+}
+
+/// The first byte, and the descriptor that may come with it.
+fn receive_stdin(control: &mut UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let received =
+        rustix::net::recvmsg(&*control, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
+/// Makes a process group the one that the terminal on standard input listens to; nothing where there is no terminal.
+pub(super) fn take_terminal(group: rustix::process::Pid) {
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTTOU);
+    // From the background that signal would stop us (tcsetpgrp(3)).
+    if stop.thread_block().is_ok() {
+        let _ = rustix::termios::tcsetpgrp(std::io::stdin(), group);
+        let _ = stop.thread_unblock();
+    }
+}
+
+/// The agent forbids itself core dumps; its child decides for itself. Where the hard limit may not be raised, as far as it goes.
+fn restore_core_limit(core: Option<(u64, u64)>) -> io::Result<()> {
+    let Some((soft, hard)) = core else { return Ok(()) };
+    if setrlimit(Resource::RLIMIT_CORE, soft, hard).is_ok() {
+        return Ok(());
+    }
+    let (_, now) = getrlimit(Resource::RLIMIT_CORE)?;
+    Ok(setrlimit(Resource::RLIMIT_CORE, soft.min(now), now)?)
+}
+
+fn switch_user(instructions: &Instructions) -> Result<(), Failure> {
+    let group = |error: nix::Error| at(Step::Group)(error.into());
+    let user = |error: nix::Error| at(Step::User)(error.into());
+    let gid = instructions.gid.or(instructions.user.as_ref().map(|(_, _, gid)| *gid)).map(Gid::from_raw);
+    if let Some((name, uid, _)) = &instructions.user {
+        let uid = Uid::from_raw(*uid);
+        let gid = gid.unwrap_or_else(nix::unistd::getegid);
+        if uid == nix::unistd::geteuid() && gid == nix::unistd::getegid() && !uid.is_root() {
+            return Ok(());
+        }
+        let name = CString::new(name.as_str()).map_err(|e| at(Step::User)(io::Error::other(e)))?;
+        nix::unistd::initgroups(&name, gid).map_err(group)?;
+        nix::unistd::setresgid(gid, gid, gid).map_err(group)?;
+        nix::unistd::setresuid(uid, uid, uid).map_err(user)?;
+    } else if let Some(gid) = gid {
+        nix::unistd::setresgid(gid, gid, gid).map_err(group)?;
+    }
+    Ok(())
+}
+
+/// TERM when the agent dies, however it dies (prctl(2), PR_SET_PDEATHSIG).
+fn die_with(agent: u32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    if std::os::unix::process::parent_id() == agent { Ok(()) } else { Err(io::Error::other("the agent is gone")) }
+}
+
+/// Only comes back when it failed. std's exec empties the signal mask and gives SIGPIPE its default action back.
+fn exec(instructions: &Instructions, environment: Environment) -> Failure {
+    let Some((program, arguments)) = instructions.argv.split_first() else {
+        return Failure { step: Step::Exec, errno: None, text: "no program is named".to_owned() };
+    };
+    let error = Command::new(program).args(arguments).env_clear().envs(environment).exec();
+    at(Step::Exec)(error)
+}
