@@ -1,10 +1,39 @@
 //! From templates and a snapshot to the bytes of a generation. Pure: template text comes in, bytes go out.
+//!
+//! [`Renderer`] is built once for a target and its template texts ([`Sources`]), then asked for each snapshot. What a
+//! template may use, the filters and the quoting rules are in docs/templates.md.
+
+mod context;
+mod digest;
+mod engine;
+pub mod envfile;
+mod error;
+mod filters;
+mod lex;
+mod offline;
+mod quote;
+mod renderer;
+mod request;
+mod resolve;
+mod scan;
+mod sources;
+mod structure;
+mod unit;
+mod uses;
+mod value;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::model::HttpRequest;
 use crate::secret::SecretBytes;
+
+pub use error::{RenderError, RenderErrorKind};
+pub use quote::{env_quote, shell_quote};
+pub use renderer::Renderer;
+pub use resolve::{Reference, references};
+pub use sources::{Sources, refers_to};
+pub use uses::{Use, UsedBy};
 
 /// One generation of a target, in memory: everything that a process could take up, and nothing else.
 #[derive(Clone, PartialEq, Eq)]

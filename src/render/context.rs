@@ -1,0 +1,150 @@
+//! What one render sees: only the secrets that it uses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tera::{Context, Value};
+
+use super::engine::ChainAt;
+use super::error::{RenderError, RenderErrorKind as Kind, did_you_mean};
+use super::filters::{FORMAT, format_name};
+use super::uses::Needs;
+use super::value;
+use crate::config::model::Format;
+use crate::secret::{Reading, SecretName, Snapshot, Version};
+
+/// The snapshot that is rendered (or one of placeholders), and what is the same for all of a target.
+#[derive(Clone, Copy)]
+pub(super) struct View<'s> {
+    pub snapshot: &'s Snapshot,
+    /// `snapshot`, where it is used.
+    pub digest: &'s str,
+    /// `env`.
+    pub env: &'s Value,
+    /// Every secret that the target may use.
+    pub used: &'s [SecretName],
+}
+
+type Readings = BTreeMap<SecretName, Arc<Reading>>;
+
+impl<'s> View<'s> {
+    /// The names that `needs` may look up.
+    fn names<'n>(&self, needs: &'n Needs) -> Box<dyn Iterator<Item = &'n SecretName> + 'n>
+    where
+        's: 'n,
+    {
+        if needs.all { Box::new(self.used.iter().filter(|n| !is_uri(n))) } else { Box::new(needs.secrets.iter()) }
+    }
+
+    /// The context of one render.
+    pub fn context(&self, needs: &Needs, format: Format) -> Context {
+        let fields = |readings: &Readings| {
+            let found = self.names(needs).filter_map(|name| Some((name, readings.get(name)?)));
+            Value::from(
+                found.map(|(n, r)| (n.as_str().to_string(), value::of_fields(&r.fields))).collect::<BTreeMap<_, _>>(),
+            )
+        };
+        let mut context = Context::new();
+        context.insert_value("secrets", fields(&self.snapshot.secrets));
+        context.insert_value("previous", fields(&self.snapshot.previous));
+        let meta = if needs.meta { self.meta(needs) } else { Value::from(BTreeMap::<String, Value>::new()) };
+        context.insert_value("meta", meta);
+        context.insert_value("snapshot", Value::from(self.digest));
+        context.insert_value("env", self.env.clone());
+        context.insert_value(FORMAT, Value::from(format_name(format)));
+        context
+    }
+
+    fn meta(&self, needs: &Needs) -> Value {
+        let found = self.names(needs).filter_map(|name| Some((name, self.snapshot.secrets.get(name)?)));
+        Value::from(
+            found.map(|(name, reading)| (name.as_str().to_string(), meta_of(reading))).collect::<BTreeMap<_, _>>(),
+        )
+    }
+
+    /// The same snapshot with placeholders for values, as far as `needs` goes.
+    pub fn placeholders(&self, needs: &Needs) -> Snapshot {
+        let of = |readings: &Readings| {
+            let found = self.names(needs).filter_map(|name| Some((name.clone(), readings.get(name)?)));
+            found.map(|(name, reading)| (name, Arc::new(placeholder(reading)))).collect()
+        };
+        Snapshot { secrets: of(&self.snapshot.secrets), previous: of(&self.snapshot.previous) }
+    }
+
+    /// Says what is missing where a chain is undefined.
+    pub fn missing(&self, at: &ChainAt) -> RenderError {
+        let path = &at.chain.path;
+        let (kind, message) = match (path[0].as_str(), path.get(1), path.get(2)) {
+            ("secrets", Some(name), field) => self.missing_secret(name, field.map(|_| &path[2..])),
+            ("previous", Some(name), _) => {
+                let message =
+                    format!("secret `{name}` has no version before, or not this field: ask with `is defined`");
+                (Kind::MissingField, message)
+            }
+            ("meta", Some(name), Some(field)) if matches!(field.as_str(), "created_at" | "expires_at" | "version") => (
+                Kind::MissingField,
+                format!("the store gives no `{field}` for secret `{name}`: use `| default(value=…)`"),
+            ),
+            ("meta", Some(_), Some(field)) => {
+                let hint = did_you_mean(field, ["version", "created_at", "expires_at"].into_iter());
+                (Kind::MissingField, format!("`meta` has no `{field}`{hint}"))
+            }
+            ("env", Some(name), _) => (Kind::Env, format!("environment variable `{name}` is not set")),
+            _ => (Kind::MissingField, format!("`{}` is not defined", path.join("."))),
+        };
+        RenderError::new(kind, &at.file, at.at, message)
+    }
+
+    fn missing_secret(&self, name: &str, field: Option<&[String]>) -> (Kind, String) {
+        let Some(reading) = self.snapshot.secrets.get(&SecretName::new(name)) else {
+            return (Kind::MissingSecret, format!("secret `{name}` has no value"));
+        };
+        let Some(path) = field else {
+            return (
+                Kind::MissingField,
+                format!("`secrets.{name}` is not defined here: a component sees only its arguments"),
+            );
+        };
+        if super::resolve::lookup(&reading.fields, &path.join(".")).is_some() {
+            let message = format!("`secrets.{name}` is not defined here: a component sees only its arguments");
+            return (Kind::MissingField, message);
+        }
+        let known: Vec<&str> = reading.fields.keys().map(String::as_str).collect();
+        let hint = did_you_mean(&path[0], known.iter().copied());
+        let has = if known.is_empty() {
+            "it has none".to_string()
+        } else {
+            let more = if known.len() > 8 { ", …" } else { "" };
+            format!("it has {}{more}", known.iter().take(8).map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))
+        };
+        (Kind::MissingField, format!("secret `{name}` has no field `{}`{hint}; {has}", path.join(".")))
+    }
+}
+
+/// Whether a name is a `resolve` reference's: templates cannot reach it.
+pub(super) fn is_uri(name: &SecretName) -> bool {
+    name.as_str().contains("://")
+}
+
+fn meta_of(reading: &Reading) -> Value {
+    let mut meta = BTreeMap::from([("version".to_string(), Value::from(reading.version.0.as_str()))]);
+    let mut time = |name: &str, at: Option<Timestamp>| {
+        if let Some(at) = at {
+            meta.insert(name.to_string(), Value::from(at.to_string()));
+        }
+    };
+    time("created_at", reading.created_at);
+    time("expires_at", reading.expires_at);
+    Value::from(meta)
+}
+
+fn placeholder(reading: &Reading) -> Reading {
+    Reading {
+        fields: value::placeholders(&reading.fields),
+        version: Version(value::placeholder_text(&reading.version.0).to_string()),
+        created_at: reading.created_at,
+        expires_at: reading.expires_at,
+        lease: None,
+    }
+}
