@@ -1,7 +1,9 @@
 pub mod config;
 pub mod digest;
+pub mod pathwatch;
 pub mod probe;
 pub mod reload;
 pub mod render;
+pub mod schedule;
 pub mod secret;
 pub mod store;
