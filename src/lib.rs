@@ -7,3 +7,4 @@ pub mod render;
 pub mod schedule;
 pub mod secret;
 pub mod store;
+pub mod watch;
