@@ -137,8 +137,8 @@ enum Command {
 }
 
 impl WatchHandle {
-    /// A target's snapshots, newest only. None: there is no such target. The channel closes when the target is configured
-    /// away or the watch ends.
+    /// A target's snapshots, newest only; `changed` on it resolves at once where there is one already. None: there is no
+    /// such target. The channel closes when the target is configured away or the watch ends.
     pub fn snapshots(&self, target: &str) -> Option<watch::Receiver<Option<Arc<Snapshot>>>> {
         self.state().snapshots(target)
     }

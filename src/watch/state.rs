@@ -246,7 +246,11 @@ impl State {
     }
 
     pub(super) fn snapshots(&self, target: &str) -> Option<watch::Receiver<Option<Arc<Snapshot>>>> {
-        self.targets.get(target).map(|target| target.snapshots.subscribe())
+        let mut snapshots = self.targets.get(target)?.snapshots.subscribe();
+        if snapshots.borrow().is_some() {
+            snapshots.mark_changed();
+        }
+        Some(snapshots)
     }
 
     pub(super) fn status(&self, wall: Timestamp, mono: Instant) -> Vec<SecretStatus> {

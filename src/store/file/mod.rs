@@ -237,3 +237,38 @@ fn text(bytes: &SecretBytes) -> Result<&str, Fault> {
         Fault::malformed("this is not UTF-8 text (in a folder of files, bytes of any kind are kept)").at(line, column)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_parsed_again_when_its_times_differ_or_were_too_young_to_tell() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.yaml");
+        std::fs::write(&path, "a: {b: c}").unwrap();
+        let mut first = load(&path, None).unwrap();
+        assert!(!first.settled, "written just now");
+        assert!(!Arc::ptr_eq(&load(&path, Some(Arc::clone(&first))).unwrap(), &first));
+
+        Arc::get_mut(&mut first).unwrap().settled = true;
+        assert!(Arc::ptr_eq(&load(&path, Some(Arc::clone(&first))).unwrap(), &first));
+        std::fs::write(dir.path().join("new"), "a: {b: d}").unwrap();
+        std::fs::rename(dir.path().join("new"), &path).unwrap();
+        assert!(!Arc::ptr_eq(&load(&path, Some(Arc::clone(&first))).unwrap(), &first));
+        std::fs::remove_file(&path).unwrap();
+        assert!(load(&path, Some(first)).is_err());
+    }
+
+    #[test]
+    fn a_file_that_everybody_can_read_is_noticed() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.yaml");
+        std::fs::write(&path, "a: b").unwrap();
+        for (mode, open) in [(0o644, true), (0o640, false), (0o600, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(load(&path, None).unwrap().open_to_all, open, "{mode:o}");
+        }
+    }
+}
