@@ -56,7 +56,7 @@ enum Event {
     Stop,
     Command(Command),
     Changed(StoreName),
-    Read(SecretName, u64, Read),
+    Read(SecretName, u64, Box<Read>),
     Time,
 }
 
@@ -100,7 +100,7 @@ impl Engine {
                     let _gone = reply.send(());
                 }
                 Event::Changed(store) => self.store_changed(&store),
-                Event::Read(name, id, read) => self.finish(&name, id, read),
+                Event::Read(name, id, read) => self.finish(&name, id, *read),
                 Event::Time => self.time(),
             }
         }
@@ -121,7 +121,9 @@ impl Engine {
         tokio::select! {
             biased;
             () = self.surroundings.cancel.cancelled() => Event::Stop,
-            Some((name, id, read)) = self.reads.next(), if !self.reads.is_empty() => Event::Read(name, id, read),
+            Some((name, id, read)) = self.reads.next(), if !self.reads.is_empty() => {
+                Event::Read(name, id, Box::new(read))
+            }
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(store) = self.changes.1.recv() => Event::Changed(store),
             () = time => Event::Time,

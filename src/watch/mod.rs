@@ -44,6 +44,9 @@ pub type Stores = BTreeMap<StoreName, Arc<dyn Store>>;
 /// Which secrets each target uses.
 pub type Uses = BTreeMap<TargetName, BTreeSet<SecretName>>;
 
+/// See [`Surroundings::on_reading`].
+pub type OnReading = Arc<dyn Fn(&SecretName, &Reading) + Send + Sync>;
+
 /// What the watch is given of the world.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -53,7 +56,7 @@ pub struct Surroundings {
     pub dice: Arc<dyn Fn() -> f64 + Send + Sync>,
     /// Called with every new reading before any target sees it (also with those that were remembered), so that its
     /// values can be masked. Must be quick.
-    pub on_reading: Arc<dyn Fn(&SecretName, &Reading) + Send + Sync>,
+    pub on_reading: OnReading,
     /// Ends the watch.
     pub cancel: CancellationToken,
 }

@@ -1,5 +1,7 @@
 //! The watch in paused time, on a store in memory.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests are tests, too")]
+
 mod memory;
 mod once;
 mod world;

@@ -79,7 +79,7 @@ mod tests {
         let files = [
             ("s.yaml", format!("a: {{b: {canary}\nc: [\n")),
             ("s.yaml", format!("a: 1\n{canary}: 2\n{canary}: 3\n")),
-            ("s.yaml", format!("{canary}")),
+            ("s.yaml", canary.to_owned()),
             ("s.yaml", format!("a: !!binary {canary}")),
             ("s.yaml", format!("a: !!int {canary}")),
             ("s.yaml", format!("a: *{canary}")),
