@@ -1,5 +1,7 @@
 //! Where secrets come from: the trait that every store implements, and what can go wrong.
 
+pub mod file;
+
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;

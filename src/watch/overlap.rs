@@ -1,0 +1,147 @@
+//! Which version of a secret is in use, and which was before while its overlap lasts.
+//!
+//! A version is in use once a snapshot with it was emitted. So a value that came and went within one settle never becomes
+//! `previous`: what the world still holds is the one in use before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use crate::secret::{Reading, Version};
+
+/// Both clocks at one moment. Ends are kept on the wall clock, so that they survive a restart, and counted down on the
+/// monotonic one, so that a step of the wall clock neither stretches nor cuts what is running.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) wall: Timestamp,
+    pub(super) mono: Instant,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Overlap {
+    pub(super) in_use: Option<InUse>,
+    pub(super) previous: Option<Previous>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct InUse {
+    pub(super) version: Version,
+    /// None: remembered without its values.
+    pub(super) reading: Option<Arc<Reading>>,
+    pub(super) changed_at: Timestamp,
+    /// The store keeps old versions itself, so their values need not be remembered.
+    pub(super) kept_by_store: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Previous {
+    pub(super) version: Version,
+    /// None: remembered without its values, until the store gives them.
+    pub(super) reading: Option<Arc<Reading>>,
+    pub(super) until: Timestamp,
+    pub(super) ends: Instant,
+}
+
+impl Overlap {
+    /// The previous reading, if there is one to show.
+    pub(super) fn shown(&self) -> Option<&Arc<Reading>> {
+        self.previous.as_ref()?.reading.as_ref()
+    }
+
+    /// `current` is about to be emitted. `kept` is the version before it, where the store keeps that itself.
+    /// Answers whether anything that is remembered changed.
+    pub(super) fn take_up(
+        &mut self,
+        current: &Arc<Reading>,
+        kept: Option<&Arc<Reading>>,
+        overlap: Duration,
+        changed_at: Timestamp,
+        now: Now,
+    ) -> bool {
+        let before = self.in_use.take();
+        let same = before.as_ref().is_some_and(|before| before.version == current.version);
+        let mut changed = !same;
+        match before {
+            Some(before) if same => {
+                if let (Some(previous), Some(kept)) = (&mut self.previous, kept)
+                    && previous.reading.is_none()
+                {
+                    previous.version = kept.version.clone();
+                    previous.reading = Some(Arc::clone(kept));
+                }
+                changed |= before.reading.is_none() && !overlap.is_zero();
+            }
+            Some(before) => {
+                self.previous = before
+                    .reading
+                    .or_else(|| kept.cloned())
+                    .filter(|_| !overlap.is_zero())
+                    .map(|reading| Previous::new(reading, overlap, now));
+            }
+            None => self.previous = kept.and_then(|kept| Previous::since_created(kept, current, overlap, now)),
+        }
+        self.in_use = Some(InUse {
+            version: current.version.clone(),
+            reading: Some(Arc::clone(current)),
+            changed_at,
+            kept_by_store: kept.is_some(),
+        });
+        changed
+    }
+
+    /// Applies an overlap that was configured anew, and drops what has ended. Answers whether `previous` changed.
+    pub(super) fn bound(&mut self, overlap: Duration, now: Now) -> bool {
+        let Some(previous) = &mut self.previous else { return false };
+        let before = previous.until;
+        previous.ends = previous.ends.min(now.mono + overlap);
+        previous.until = previous.until.min(later(now.wall, overlap));
+        let changed = previous.until != before;
+        if previous.ends <= now.mono {
+            self.previous = None;
+            return true;
+        }
+        changed
+    }
+}
+
+impl Previous {
+    fn new(reading: Arc<Reading>, overlap: Duration, now: Now) -> Self {
+        Self {
+            version: reading.version.clone(),
+            reading: Some(reading),
+            until: later(now.wall, overlap),
+            ends: now.mono + overlap,
+        }
+    }
+
+    /// One that was remembered to last until `until`: never longer than a whole overlap from now, whatever the wall clock
+    /// did. None: it is over (a wall clock that was set forwards ends it early).
+    pub(super) fn remembered(
+        version: Version,
+        reading: Option<Arc<Reading>>,
+        until: Timestamp,
+        overlap: Duration,
+        now: Now,
+    ) -> Option<Self> {
+        let left = left(until, now.wall).min(overlap);
+        (!left.is_zero()).then(|| Self { version, reading, until: later(now.wall, left), ends: now.mono + left })
+    }
+
+    /// The first time this secret is seen, the overlap counts from when the store says that the version was made.
+    fn since_created(kept: &Arc<Reading>, current: &Reading, overlap: Duration, now: Now) -> Option<Self> {
+        let until = later(current.created_at?, overlap);
+        Self::remembered(kept.version.clone(), Some(Arc::clone(kept)), until, overlap, now)
+    }
+}
+
+/// A wall time so much later; the end of time where it would be beyond.
+pub(super) fn later(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// How long from `now` to `at`; nothing where that is past.
+pub(super) fn left(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default()
+}

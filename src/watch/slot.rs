@@ -1,0 +1,253 @@
+//! One secret: its readings, its failures, and the read in flight.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+
+use super::overlap::{Now, Overlap, later, left};
+use super::{Refreshed, SecretStatus};
+use crate::config::model::{Locator, SecretConfig, TargetName};
+use crate::schedule::{self, Backoff};
+use crate::secret::{Reading, SecretName};
+use crate::store::{Store, StoreError, StoreErrorKind};
+
+/// Bound on one read, for a store that does not bound itself.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Reads of one store at a time.
+const READS_AT_ONCE: usize = 32;
+/// Between reads that fail.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+type Answer = oneshot::Sender<Result<Refreshed, StoreError>>;
+/// An answer to come, or why there is none.
+pub(super) type Answering = Result<oneshot::Receiver<Result<Refreshed, StoreError>>, StoreError>;
+
+/// A store, and how many may read it at once.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) store: Arc<dyn Store>,
+    gate: Arc<Semaphore>,
+}
+
+/// What a read brought: the reading, and the version before where the store keeps it.
+pub(super) type Read = Result<(Reading, Option<Reading>), StoreError>;
+
+pub(super) struct Slot {
+    /// Tells this slot from an earlier one of the same name.
+    pub(super) id: u64,
+    pub(super) config: SecretConfig,
+    pub(super) source: Source,
+    pub(super) targets: BTreeSet<TargetName>,
+    pub(super) current: Option<Arc<Reading>>,
+    pub(super) kept: Option<Arc<Reading>>,
+    pub(super) overlap: Overlap,
+    pub(super) changed_at: Option<Timestamp>,
+    busy: bool,
+    again: bool,
+    answers: Vec<Answer>,
+    answers_of_next: Vec<Answer>,
+    lease_ends: Option<Timestamp>,
+    last_attempt: Option<Timestamp>,
+    last_success: Option<Timestamp>,
+    failing_since: Option<Timestamp>,
+    error: Option<StoreError>,
+    backoff: Backoff,
+    reads: u64,
+    errors: u64,
+}
+
+/// What a finished read means.
+pub(super) struct Finished {
+    /// There was no reading before.
+    pub(super) first: bool,
+    /// There is another version now.
+    pub(super) news: bool,
+    /// How long until the next read, if it is not to wait for a change.
+    pub(super) pause: Option<Duration>,
+}
+
+impl Source {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, gate: Arc::new(Semaphore::new(READS_AT_ONCE)) }
+    }
+
+    /// Reads, and asks for the version before where that may be wanted.
+    pub(super) async fn read(self, name: SecretName, locator: Locator, previous: bool) -> Read {
+        let _permit = self.gate.acquire().await;
+        let reading = async {
+            let reading = self.store.read(&locator).await?;
+            let kept = if previous { self.store.previous(&locator, &reading).await } else { Ok(None) };
+            let kept = kept.unwrap_or_else(|error| {
+                tracing::warn!(secret = %name, "cannot read the version before: {error}");
+                None
+            });
+            Ok((reading, kept))
+        };
+        tokio::time::timeout(READ_TIMEOUT, reading).await.unwrap_or_else(|_elapsed| {
+            Err(StoreError {
+                kind: StoreErrorKind::Unavailable,
+                message: format!("secret {name}: its store did not answer in {} s", READ_TIMEOUT.as_secs()),
+                retry_after: None,
+            })
+        })
+    }
+}
+
+impl Slot {
+    pub(super) fn new(id: u64, config: SecretConfig, source: Source, overlap: Overlap) -> Self {
+        Self {
+            id,
+            config,
+            source,
+            targets: BTreeSet::new(),
+            current: None,
+            kept: None,
+            overlap,
+            changed_at: None,
+            busy: false,
+            again: false,
+            answers: Vec::new(),
+            answers_of_next: Vec::new(),
+            lease_ends: None,
+            last_attempt: None,
+            last_success: None,
+            failing_since: None,
+            error: None,
+            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            reads: 0,
+            errors: 0,
+        }
+    }
+
+    /// A read is wanted that begins from now on. True: begin it; else one follows the read in flight.
+    pub(super) fn want(&mut self) -> bool {
+        self.again = self.busy;
+        !std::mem::replace(&mut self.busy, true)
+    }
+
+    /// As [`Slot::want`], with someone waiting for what comes of it.
+    pub(super) fn want_answer(&mut self) -> (bool, oneshot::Receiver<Result<Refreshed, StoreError>>) {
+        let (answer, answering) = oneshot::channel();
+        let begin = self.want();
+        if begin { &mut self.answers } else { &mut self.answers_of_next }.push(answer);
+        (begin, answering)
+    }
+
+    /// After a finished read: whether another was wanted meanwhile, which begins now.
+    pub(super) fn next_wanted(&mut self) -> bool {
+        self.busy = std::mem::take(&mut self.again);
+        self.answers = std::mem::take(&mut self.answers_of_next);
+        self.busy
+    }
+
+    pub(super) fn finish(&mut self, read: Read, now: Now, die: f64) -> Finished {
+        self.reads += 1;
+        self.last_attempt = Some(now.wall);
+        let (finished, answer) = match read {
+            Ok((reading, kept)) => self.succeed(reading, kept, now, die),
+            Err(error) => {
+                self.errors += 1;
+                self.failing_since.get_or_insert(now.wall);
+                let pause = Some(self.backoff.fail(die, error.retry_after));
+                self.error = Some(error.clone());
+                (Finished { first: false, news: false, pause }, Err(error))
+            }
+        };
+        for waiting in self.answers.drain(..) {
+            // Whoever asked may have gone.
+            let _gone = waiting.send(answer.clone());
+        }
+        finished
+    }
+
+    fn succeed(
+        &mut self,
+        reading: Reading,
+        kept: Option<Reading>,
+        now: Now,
+        die: f64,
+    ) -> (Finished, Result<Refreshed, StoreError>) {
+        self.backoff.reset();
+        (self.error, self.failing_since, self.last_success) = (None, None, Some(now.wall));
+        let first = self.current.is_none();
+        let news = self.current.as_ref().is_none_or(|current| current.version != reading.version);
+        let lease_left = reading.lease.as_ref().map(|lease| lease.duration);
+        self.lease_ends = lease_left.map(|left| later(now.wall, left));
+        let value_left = reading.expires_at.map(|at| left(at, now.wall));
+        let ends = [lease_left, value_left].into_iter().flatten().min();
+        let pause = schedule::next_read(self.config.poll, ends, die);
+        let version = reading.version.clone();
+        if news {
+            self.changed_at = Some(self.change_time(&reading, first, now));
+            self.current = Some(Arc::new(reading));
+            self.kept = kept.filter(|kept| kept.version != version).map(Arc::new);
+        }
+        (Finished { first, news, pause }, Ok(Refreshed { version, changed: news }))
+    }
+
+    /// A version that is remembered keeps its time; one that is there at the very first read has its store's.
+    fn change_time(&self, reading: &Reading, first: bool, now: Now) -> Timestamp {
+        match &self.overlap.in_use {
+            Some(in_use) if in_use.version == reading.version => in_use.changed_at,
+            None if first => reading.created_at.map_or(now.wall, |created| created.min(now.wall)),
+            _ => now.wall,
+        }
+    }
+
+    /// The newest reading goes to a target now. Answers whether anything that is remembered changed.
+    pub(super) fn take_up(&mut self, now: Now) -> bool {
+        let Some(current) = &self.current else { return false };
+        let changed_at = self.changed_at.unwrap_or(now.wall);
+        self.overlap.take_up(current, self.kept.as_ref(), self.config.overlap, changed_at, now)
+    }
+
+    pub(super) fn status(&self, next_read: Option<Instant>, now: Now) -> SecretStatus {
+        let current = self.current.as_ref();
+        let previous = self.overlap.previous.as_ref().filter(|previous| previous.reading.is_some());
+        SecretStatus {
+            name: self.config.name.clone(),
+            store: self.config.store.clone(),
+            targets: self.targets.iter().cloned().collect(),
+            version: current.map(|current| current.version.clone()),
+            created_at: current.and_then(|current| current.created_at),
+            expires_at: current.and_then(|current| current.expires_at),
+            lease_ends: self.lease_ends,
+            changed_at: self.changed_at,
+            previous_version: previous.map(|previous| previous.version.clone()),
+            previous_until: previous.map(|previous| previous.until),
+            max_age: self.config.max_age,
+            last_attempt: self.last_attempt,
+            last_success: self.last_success,
+            failing_since: self.failing_since,
+            failures: self.backoff.failures(),
+            error: self.error.clone(),
+            next_read: next_read.map(|at| later(now.wall, at.saturating_duration_since(now.mono))),
+            reads: self.reads,
+            errors: self.errors,
+        }
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.error.is_some()
+    }
+}
+
+pub(super) fn broken_off(name: &SecretName) -> StoreError {
+    StoreError {
+        kind: StoreErrorKind::Unavailable,
+        message: format!("secret {name}: the read was broken off by a new config or the agent's end"),
+        retry_after: None,
+    }
+}
+
+pub(super) fn unknown(name: &SecretName) -> StoreError {
+    StoreError {
+        kind: StoreErrorKind::Missing,
+        message: format!("secret {name}: no target uses a secret of that name"),
+        retry_after: None,
+    }
+}

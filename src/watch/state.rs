@@ -1,0 +1,285 @@
+//! All secrets and targets of a watch, and what an event changes in them. No I/O, no waiting.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::memory::Memory;
+use super::overlap::{Now, Overlap};
+use super::slot::{Finished, Read, Slot, Source};
+use super::timers::{Timer, Timers};
+use super::{SecretStatus, Stores, Uses};
+use crate::config::model::{Config, SecretConfig, Settle, TargetName};
+use crate::schedule::{self, Settling};
+use crate::secret::{Reading, SecretName, Snapshot, Version};
+
+pub(super) struct State {
+    origin: Instant,
+    pub(super) slots: BTreeMap<SecretName, Slot>,
+    targets: BTreeMap<TargetName, Target>,
+    pub(super) timers: Timers,
+    /// Targets to be given a snapshot now.
+    ready: BTreeSet<TargetName>,
+    next_id: u64,
+}
+
+struct Target {
+    settle: Settle,
+    splay: std::time::Duration,
+    uses: BTreeSet<SecretName>,
+    /// How many of `uses` were never read.
+    unread: usize,
+    settling: Settling,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+}
+
+/// Readings that nobody has seen yet, for the masks.
+pub(super) type Unseen = Vec<(SecretName, Arc<Reading>)>;
+
+impl State {
+    pub(super) fn new(origin: Instant) -> Self {
+        Self {
+            origin,
+            slots: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            timers: Timers::default(),
+            ready: BTreeSet::new(),
+            next_id: 0,
+        }
+    }
+
+    /// Takes a config up. Answers the readings that were remembered, and the secrets to read.
+    pub(super) fn configure(
+        &mut self,
+        config: &Config,
+        stores: &Stores,
+        uses: &Uses,
+        memory: &mut Memory,
+        now: Now,
+    ) -> (Unseen, Vec<SecretName>) {
+        let before = std::mem::take(&mut self.slots);
+        let (mut kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = before.into_iter().partition(|(name, slot)| {
+            let store = config.secrets.get(name).filter(|secret| secret.locator == slot.config.locator);
+            let store = store.and_then(|secret| stores.get(&secret.store));
+            uses.values().any(|used| used.contains(name)) && store.is_some_and(|s| Arc::ptr_eq(s, &slot.source.store))
+        });
+        for (name, slot) in &gone {
+            self.timers.set(Timer::Read(name.clone()), None);
+            self.timers.set(Timer::OverlapEnd(name.clone()), None);
+            memory.put_back(&slot.config, &slot.overlap);
+        }
+        memory.retain(&config.secrets, now);
+        let sources: BTreeMap<_, _> =
+            stores.iter().map(|(name, store)| (name.clone(), Source::new(Arc::clone(store)))).collect();
+        let (mut unseen, mut to_read) = (Unseen::new(), Vec::new());
+        for name in uses.values().flatten().collect::<BTreeSet<_>>() {
+            let Some(secret) = config.secrets.get(name) else { continue };
+            let Some(source) = sources.get(&secret.store) else { continue };
+            let slot = match kept.remove(name) {
+                Some(slot) => self.keep(slot, secret, now),
+                None => {
+                    let overlap = memory.recall(secret, now);
+                    unseen.extend(remembered(name, &overlap));
+                    to_read.push(name.clone());
+                    self.next_id += 1;
+                    Slot::new(self.next_id, secret.clone(), source.clone(), overlap)
+                }
+            };
+            self.slots.insert(name.clone(), slot);
+            self.time_overlap(name);
+        }
+        self.configure_targets(config, uses);
+        (unseen, to_read)
+    }
+
+    fn keep(&mut self, mut slot: Slot, secret: &SecretConfig, now: Now) -> Slot {
+        if slot.overlap.bound(secret.overlap, now) {
+            self.ready.extend(slot.targets.iter().cloned());
+        }
+        if slot.config.poll != secret.poll && !slot.is_failing() {
+            let next = schedule::next_read(secret.poll, None, 0.5).map(|pause| now.mono + pause);
+            self.timers.set(Timer::Read(secret.name.clone()), next);
+        }
+        slot.config = secret.clone();
+        slot.targets.clear();
+        slot
+    }
+
+    fn configure_targets(&mut self, config: &Config, uses: &Uses) {
+        let mut before = std::mem::take(&mut self.targets);
+        for (name, used) in uses {
+            let Some(target) = config.targets.get(name) else { continue };
+            let same = before.get(name).is_some_and(|before| before.uses == *used);
+            let (settling, snapshots) = match before.remove(name) {
+                Some(before) => (before.settling, before.snapshots),
+                None => (Settling::default(), watch::Sender::new(None)),
+            };
+            let mut unread = 0;
+            for secret in used {
+                match self.slots.get_mut(secret) {
+                    Some(slot) => {
+                        slot.targets.insert(name.clone());
+                        unread += usize::from(slot.current.is_none());
+                    }
+                    None => {
+                        tracing::error!(target_name = %name, secret = %secret, "a secret in use is not declared");
+                        unread += 1;
+                    }
+                }
+            }
+            if unread > 0 {
+                snapshots.send_replace(None);
+            } else if !same {
+                self.ready.insert(name.clone());
+            }
+            let target =
+                Target { settle: target.settle, splay: target.splay, uses: used.clone(), unread, settling, snapshots };
+            self.targets.insert(name.clone(), target);
+        }
+        for gone in before.into_keys() {
+            self.timers.set(Timer::Emit(gone), None);
+        }
+    }
+
+    /// A read has ended. Answers what that means, and the readings that nobody has seen yet.
+    pub(super) fn finish(
+        &mut self,
+        name: &SecretName,
+        id: u64,
+        read: Read,
+        now: Now,
+        dice: &dyn Fn() -> f64,
+    ) -> Unseen {
+        let Some(slot) = self.slots.get_mut(name).filter(|slot| slot.id == id) else { return Unseen::new() };
+        let Finished { first, news, pause } = slot.finish(read, now, dice());
+        let unseen = slot.current.iter().chain(&slot.kept).filter(|_| news);
+        let unseen = unseen.map(|reading| (name.clone(), Arc::clone(reading))).collect();
+        self.timers.set(Timer::Read(name.clone()), pause.map(|pause| now.mono + pause));
+        if news {
+            self.tell_targets(name, first, now.mono, dice);
+        }
+        unseen
+    }
+
+    /// Something about a secret differs: its targets act once that has settled, or at once where they wait for a first.
+    fn tell_targets(&mut self, name: &SecretName, first: bool, now: Instant, dice: &dyn Fn() -> f64) {
+        let Some(slot) = self.slots.get(name) else { return };
+        for name in &slot.targets {
+            let Some(target) = self.targets.get_mut(name) else { continue };
+            target.unread = target.unread.saturating_sub(usize::from(first));
+            if target.unread > 0 {
+                continue;
+            }
+            if target.snapshots.borrow().is_none() {
+                self.ready.insert(name.clone());
+            } else {
+                target.settling.change(now.duration_since(self.origin), schedule::splay(target.splay, dice()));
+                let due = target.settling.due(target.settle).map(|due| self.origin + due);
+                self.timers.set(Timer::Emit(name.clone()), due);
+            }
+        }
+    }
+
+    pub(super) fn settled(&mut self, target: TargetName) {
+        self.ready.insert(target);
+    }
+
+    /// An overlap ended. Answers whether it did.
+    pub(super) fn end_overlap(&mut self, name: &SecretName, now: Instant, dice: &dyn Fn() -> f64) -> bool {
+        let Some(slot) = self.slots.get_mut(name) else { return false };
+        if slot.overlap.previous.take_if(|previous| previous.ends <= now).is_none() {
+            return false;
+        }
+        self.tell_targets(name, false, now, dice);
+        true
+    }
+
+    /// The snapshots to emit now, and whether something that is remembered changed with them: then that is to be written
+    /// down before they are [`State::emit`]ted.
+    pub(super) fn prepare(&mut self, now: Now) -> (Vec<(TargetName, Arc<Snapshot>)>, bool) {
+        let (mut due, mut remember) = (Vec::new(), false);
+        for name in std::mem::take(&mut self.ready) {
+            let Some(target) = self.targets.get_mut(&name).filter(|target| target.unread == 0) else { continue };
+            target.settling.done();
+            let mut snapshot = Snapshot::default();
+            for secret in &target.uses {
+                let Some(slot) = self.slots.get_mut(secret) else { continue };
+                if slot.take_up(now) {
+                    remember = true;
+                    let ends = slot.overlap.previous.as_ref().map(|previous| previous.ends);
+                    self.timers.set(Timer::OverlapEnd(secret.clone()), ends);
+                }
+                add(&mut snapshot, secret, slot.current.as_ref(), &slot.overlap);
+            }
+            self.timers.set(Timer::Emit(name.clone()), None);
+            if target.snapshots.borrow().as_ref().is_none_or(|last| versions(last) != versions(&snapshot)) {
+                due.push((name, Arc::new(snapshot)));
+            }
+        }
+        (due, remember)
+    }
+
+    pub(super) fn emit(&self, due: Vec<(TargetName, Arc<Snapshot>)>) {
+        for (name, snapshot) in due {
+            if let Some(target) = self.targets.get(&name) {
+                target.snapshots.send_replace(Some(snapshot));
+            }
+        }
+    }
+
+    /// No snapshot follows: the channels close.
+    pub(super) fn close(&mut self) {
+        self.targets.clear();
+    }
+
+    /// What is to be remembered.
+    pub(super) fn memories(&self) -> impl Iterator<Item = (&SecretConfig, &Overlap)> {
+        self.slots.values().map(|slot| (&slot.config, &slot.overlap))
+    }
+
+    fn time_overlap(&mut self, name: &SecretName) {
+        let previous = self.slots.get(name).and_then(|slot| slot.overlap.previous.as_ref());
+        self.timers.set(Timer::OverlapEnd(name.clone()), previous.map(|previous| previous.ends));
+    }
+
+    pub(super) fn snapshots(&self, target: &str) -> Option<watch::Receiver<Option<Arc<Snapshot>>>> {
+        let mut snapshots = self.targets.get(target)?.snapshots.subscribe();
+        if snapshots.borrow().is_some() {
+            snapshots.mark_changed();
+        }
+        Some(snapshots)
+    }
+
+    pub(super) fn status(&self, wall: Timestamp, mono: Instant) -> Vec<SecretStatus> {
+        let now = Now { wall, mono };
+        let next = |name: &SecretName| self.timers.get(&Timer::Read(name.clone()));
+        self.slots.iter().map(|(name, slot)| slot.status(next(name), now)).collect()
+    }
+}
+
+/// Readings that come from memory.
+pub(super) fn remembered(name: &SecretName, overlap: &Overlap) -> Unseen {
+    let in_use = overlap.in_use.as_ref().and_then(|in_use| in_use.reading.as_ref());
+    in_use.into_iter().chain(overlap.shown()).map(|reading| (name.clone(), Arc::clone(reading))).collect()
+}
+
+pub(super) fn add(snapshot: &mut Snapshot, name: &SecretName, current: Option<&Arc<Reading>>, overlap: &Overlap) {
+    if let Some(current) = current {
+        snapshot.secrets.insert(name.clone(), Arc::clone(current));
+    }
+    if let Some(previous) = overlap.shown() {
+        snapshot.previous.insert(name.clone(), Arc::clone(previous));
+    }
+}
+
+type Versions<'a> = Vec<(&'a SecretName, &'a Version)>;
+
+fn versions(snapshot: &Snapshot) -> (Versions<'_>, Versions<'_>) {
+    (
+        snapshot.secrets.iter().map(|(name, reading)| (name, &reading.version)).collect(),
+        snapshot.previous.iter().map(|(name, reading)| (name, &reading.version)).collect(),
+    )
+}
