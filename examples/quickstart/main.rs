@@ -43,7 +43,9 @@ fn serve(file: &str, listen: &str) -> Result<(), String> {
 
 /// The value of a `name = value` line.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.split_once('=').filter(|(left, _)| left.trim() == name)).map(|(_, right)| right.trim())
+    text.lines()
+        .find_map(|line| line.split_once('=').filter(|(left, _)| left.trim() == name))
+        .map(|(_, right)| right.trim())
 }
 
 /// A key as it may be shown: its last four characters.
