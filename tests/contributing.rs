@@ -91,6 +91,19 @@ fn the_recipes_name_only_what_is_there() {
 }
 
 #[test]
+fn the_links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for page in ["README.md", "CONTRIBUTING.md"] {
+        let text = std::fs::read_to_string(root.join(page)).expect("the page is there");
+        let links: Vec<&str> = text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        assert!(!links.is_empty(), "{page} has no links: is it read right?");
+        let local = links.iter().filter(|link| !link.starts_with("http"));
+        let broken: Vec<_> = local.filter(|link| !root.join(link.split('#').next().unwrap_or("")).exists()).collect();
+        assert!(broken.is_empty(), "{page} links to what is not there: {broken:?}");
+    }
+}
+
+#[test]
 fn each_recipe_names_its_enum_its_trait_and_its_build() {
     let page = page();
     for (recipe, names) in [
