@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""A provider of models to test against: a small OpenAI-compatible HTTP server on loopback, standard library only.
+
+    upstream.py --listen 127.0.0.1:PORT --keys KEYS.json --log FILE
+
+KEYS.json maps each bearer key to what it may do, and is read anew at every request, so that a key can be made or revoked
+while the server runs:
+
+    {"sk-up-one": ["models", "chat"], "sk-up-no-chat": ["models"]}
+
+    GET  /v1/models              200, 401 for an unknown key
+    POST /v1/chat/completions    200, 401 for an unknown key, 403 for one that may not chat
+
+FILE gets one JSON line a request: time, method, path, status and `key`, the first 12 hex digits of the key's SHA-256.
+A key itself is never written.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+MODEL = "upstream-model"
+
+
+def key_id(key):
+    """The name by which logs speak of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+def completion(prompt):
+    return {
+        "id": "chatcmpl-upstream",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": MODEL,
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": f"echo: {prompt}"}}
+        ],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
+
+
+class Upstream(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, status, body):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        line = {"time": time.time(), "method": self.command, "path": self.path, "status": status, "key": self.key}
+        with open(self.server.log_path, "a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def refuse(self, scope):
+        """The status and message of a refusal, or None where the request's key may do `scope`."""
+        word, _, key = self.headers.get("Authorization", "").partition(" ")
+        self.key = key_id(key) if word == "Bearer" and key else None
+        with open(self.server.keys_path, encoding="utf-8") as file:
+            scopes = json.load(file).get(key)
+        if scopes is None:
+            return 401, "unknown API key"
+        if scope not in scopes:
+            return 403, f"this key may not use {scope}"
+        return None
+
+    def handle_request(self, scope, make):
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        refusal = self.refuse(scope)
+        if refusal:
+            status, message = refusal
+            self.answer(status, {"error": {"message": message, "type": "invalid_request_error", "code": status}})
+        else:
+            self.answer(200, make(body))
+
+    def do_GET(self):  # noqa: N802 (the base class names it)
+        if self.path == "/v1/models":
+            self.handle_request(
+                "models", lambda _: {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "upstream"}]}
+            )
+        else:
+            self.key = None
+            self.answer(404, {"error": {"message": "no such path"}})
+
+    def do_POST(self):  # noqa: N802
+        if self.path == "/v1/chat/completions":
+            self.handle_request("chat", lambda body: completion(json.loads(body)["messages"][-1]["content"]))
+        else:
+            self.key = None
+            self.answer(404, {"error": {"message": "no such path"}})
+
+    def log_message(self, *_):
+        """The log file says it all."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description="a small OpenAI-compatible server that accepts or refuses keys")
+    parser.add_argument("--listen", default="127.0.0.1:8090")
+    parser.add_argument("--keys", required=True)
+    parser.add_argument("--log", required=True)
+    arguments = parser.parse_args()
+    host, _, port = arguments.listen.rpartition(":")
+    server = ThreadingHTTPServer((host, int(port)), Upstream)
+    server.daemon_threads = True
+    server.keys_path, server.log_path = arguments.keys, arguments.log
+    print(f"upstream: listening on {host}:{server.server_address[1]}", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
