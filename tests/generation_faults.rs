@@ -204,9 +204,11 @@ fn assert_recovers(target: &Target, at: &str, least_id: u64) {
     assert_eq!(generations.live(&staged.manifest), Live::Same, "{at}");
     target.assert_tidy("new");
     target.journal().store(&"after".to_owned()).unwrap();
-    let state: Vec<PathBuf> =
-        ["state", "state/generations"].iter().flat_map(|dir| std::fs::read_dir(target.root.join(dir)).unwrap())
-            .map(|entry| entry.unwrap().path()).collect();
+    let state: Vec<PathBuf> = ["state", "state/generations"]
+        .iter()
+        .flat_map(|dir| std::fs::read_dir(target.root.join(dir)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .collect();
     let hidden = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with('.');
     let leftovers: Vec<_> = state.iter().filter(hidden).filter(|path| !path.ends_with("next")).collect();
     // A temporary `next` may stay until the next one is written: it holds a number only.
@@ -419,7 +421,11 @@ fn a_full_disk_leaves_the_old_files_whole_and_nothing_else() {
         // The live folder is the mount itself: a rename of it would not even be possible.
         let target = Target { root: dir.path().to_owned(), kind: kind.to_owned() };
         let on_disk = |rendered: Rendered| Rendered {
-            files: rendered.files.into_iter().map(|file| RenderedFile { path: small.0.path().join(file.path.file_name().unwrap()), ..file }).collect(),
+            files: rendered
+                .files
+                .into_iter()
+                .map(|file| RenderedFile { path: small.0.path().join(file.path.file_name().unwrap()), ..file })
+                .collect(),
             directory: rendered.directory.map(|_| small.0.path().to_owned()),
             ..rendered
         };
@@ -453,7 +459,11 @@ fn a_full_state_dir_loses_neither_journal_nor_generations() {
     large.files[0].bytes = Arc::new(SecretBytes::new(vec![b'x'; 300_000]));
     let error = generations.stage(&large, origin()).unwrap_err();
     assert_eq!(error.kind(), FileErrorKind::Full);
-    assert_eq!(std::fs::read_dir(small.0.path().join("state/generations")).unwrap().count(), 1, "nothing is left behind");
+    assert_eq!(
+        std::fs::read_dir(small.0.path().join("state/generations")).unwrap().count(),
+        1,
+        "nothing is left behind"
+    );
     std::fs::write(small.0.path().join("filler"), vec![b'x'; 300_000]).unwrap_err();
     assert_eq!(target.journal().store(&"x".repeat(5000)).unwrap_err().kind(), FileErrorKind::Full);
     assert_eq!(target.journal().load().unwrap().as_deref(), Some("begin"));
@@ -469,7 +479,11 @@ fn a_read_only_file_system_is_named_and_recovered_from() {
         let dir = tempfile::tempdir().unwrap();
         let target = Target::new(dir.path(), kind);
         let move_to = |rendered: Rendered| Rendered {
-            files: rendered.files.into_iter().map(|file| RenderedFile { path: small.0.path().join(file.path.file_name().unwrap()), ..file }).collect(),
+            files: rendered
+                .files
+                .into_iter()
+                .map(|file| RenderedFile { path: small.0.path().join(file.path.file_name().unwrap()), ..file })
+                .collect(),
             directory: rendered.directory.map(|_| small.0.path().to_owned()),
             ..rendered
         };

@@ -92,3 +92,28 @@ pub struct LastRotation {
 pub const OUTCOMES: [&str; 5] = ["committed", "rolled_back", "quarantined", "held", "superseded"];
 /// What a target is.
 pub const STATES: [&str; 6] = ["healthy", "rotating", "waiting", "held", "degraded", "stale"];
+
+/// One line of history: a rotation that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// When it began; None where a life of the agent before began it.
+    pub started_at: Option<Timestamp>,
+    /// The target.
+    pub target: String,
+    /// One of [`OUTCOMES`].
+    pub outcome: String,
+    /// The generation it was about; None where none was staged.
+    pub generation: Option<u64>,
+    /// The generation that the target is on now; None where there is none.
+    pub on: Option<u64>,
+    /// Digest of the inputs, as in the journal.
+    pub digest: String,
+    /// Secrets that differ from the generation before, and the versions they changed to.
+    pub changed: BTreeMap<String, String>,
+    /// Why it did not end as `committed`; masked.
+    pub reason: Option<String>,
+    /// Seconds by step.
+    pub steps: BTreeMap<String, f64>,
+}
