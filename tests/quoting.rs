@@ -182,7 +182,8 @@ proptest! {
     }
 
     #[test]
-    fn our_reader_of_systemds_files_reads_as_systemd_does(text in text()) {
+    fn our_reader_of_systemds_files_reads_as_systemd_does(a in text(), b in text(), c in text()) {
+        let text = format!("A={a}\nB='{b}'{c}\nC=\"{c}\"{a}\n");
         // Ours refuses what systemd would skip; what it takes, it takes as systemd does.
         if let Ok(variables) = envfile::systemd(&text) {
             prop_assert_eq!(read(Ok(variables)), parse_env_file(text.as_bytes()));
