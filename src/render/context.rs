@@ -12,7 +12,7 @@ use super::filters::{FORMAT, format_name};
 use super::uses::Needs;
 use super::value;
 use crate::config::model::Format;
-use crate::secret::{Reading, SecretName, Snapshot, Version};
+use crate::secret::{Field, Reading, SecretName, Snapshot, Version};
 
 /// The snapshot that is rendered (or one of placeholders), and what is the same for all of a target.
 #[derive(Clone, Copy)]
@@ -110,15 +110,31 @@ impl<'s> View<'s> {
             let message = format!("`secrets.{name}` is not defined here: a component sees only its arguments");
             return (Kind::MissingField, message);
         }
-        let known: Vec<&str> = reading.fields.keys().map(String::as_str).collect();
-        let hint = did_you_mean(&path[0], known.iter().copied());
+        let (mut fields, mut at) = (&reading.fields, 0);
+        while let Some(Field::Map(inner)) = path.get(at).and_then(|name| fields.get(name)) {
+            (fields, at) = (inner, at + 1);
+        }
+        let known: Vec<&str> = fields.keys().map(String::as_str).collect();
+        let hint = did_you_mean(path.get(at).map_or("", String::as_str), known.iter().copied());
         let has = if known.is_empty() {
             "it has none".to_string()
         } else {
             let more = if known.len() > 8 { ", …" } else { "" };
             format!("it has {}{more}", known.iter().take(8).map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))
         };
-        (Kind::MissingField, format!("secret `{name}` has no field `{}`{hint}; {has}", path.join(".")))
+        let path = path.join(".");
+        (Kind::MissingField, format!("secret `{name}` has no field `{path}`{hint}; {has}"))
+    }
+
+    /// `message`, and which fields in use hold a NUL character.
+    pub fn nul(&self, needs: &Needs, message: &str) -> String {
+        let readings = self.names(needs).filter_map(|name| Some((name, self.snapshot.secrets.get(name)?)));
+        let found: Vec<String> = readings
+            .flat_map(|(name, reading)| reading.fields.iter().map(move |field| (name, field)))
+            .filter(|(_, (_, field))| matches!(field, Field::Text(text) if text.expose().contains(&0)))
+            .map(|(name, (field, _))| format!("`{field}` of secret `{name}`"))
+            .collect();
+        if found.is_empty() { message.to_string() } else { format!("{message}; see field {}", found.join(", ")) }
     }
 }
 

@@ -262,7 +262,7 @@ impl<'a> Builder<'a> {
             next += 1;
         }
         let known: Vec<_> = pieces.iter().filter_map(|n| self.engine.pieces.get(n)).collect();
-        let alone = known.len() == 1 && !known[0].components;
+        let alone = pieces.len() == 1 && known.first().is_some_and(|piece| !piece.components);
         let mut tera = 0;
         if alone {
             self.simple.insert(name.clone());
@@ -286,12 +286,19 @@ impl<'a> Builder<'a> {
             return;
         }
         let label: Arc<str> = Arc::from(label);
-        let scan = Scan::new(text).unwrap_or_default();
+        let scanned = Scan::new(text);
+        let understood = scanned.is_some();
+        let scan = scanned.unwrap_or_default();
         let includes: Vec<String> = scan.includes.iter().map(|i| join(folder, &i.name).display().to_string()).collect();
         let before = self.errors.len();
         self.check(&label, text, &scan);
         let first = self.engine.chains.len();
         let rewritten = self.parse(&label, text, &scan, &includes, first);
+        if !understood && rewritten.is_some() && self.errors.len() == before {
+            // What it uses is not known: better no render than one that misses a change.
+            let message = "the template cannot be read: write its tags more plainly";
+            self.errors.push(RenderError::whole(Kind::Syntax, &label, message));
+        }
         let located = scan.chains.iter().map(|chain| ChainAt {
             at: line_col(text, chain.at),
             chain: chain.clone(),

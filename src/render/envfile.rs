@@ -326,9 +326,11 @@ fn variable(text: &str) -> Option<(&str, &str, usize)> {
     Some((&inner[..stop], &default[..end], 2 + stop + 2 + end + 1))
 }
 
-/// How many variables a dotenv value would expand: a value must not add one.
+/// How many variables a dotenv value would expand: a value must not add one. The empty variable, by which our quoting
+/// writes what cannot stand for itself, is none.
 pub(super) fn expansions(text: &str) -> usize {
-    text.match_indices("${").filter(|(i, _)| variable(&text[*i..]).is_some()).count()
+    let named = |at: usize| variable(&text[at..]).is_some_and(|(name, _, _)| !name.is_empty());
+    text.match_indices("${").filter(|(at, _)| named(*at)).count()
 }
 
 /// What a POSIX shell would see in a text: words, and everything in them that is active.

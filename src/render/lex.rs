@@ -165,4 +165,27 @@ mod tests {
         let tokens = kinds("{% if a?.b == c[0] %}");
         assert!(tokens.contains(&Kind::Punct("?.")) && tokens.contains(&Kind::Punct("==")));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn what_tera_reads_is_read_here(parts in proptest::collection::vec(proptest::sample::select(vec![
+            "{{", "}}", "{{-", "-}}", "{%", "%}", "{%-", "-%}", "{#", "#}", " ", "a", "a.b", "secrets", "['x']", "\"}}\"", "'\\''",
+            "if", "endif", "set x =", "raw", "endraw", "|", "upper", "1", "1.5", "-", "is", "defined", "é", "\n", "(", ")", "{", "}",
+            "{{ secrets.a }}", "{% if x %}", "{% endif %}", "{% raw %}", "{% endraw %}", "`", "b ~", "?.", "c",
+        ]), 0..14)) {
+            let text: String = parts.concat();
+            let mut tera = tera::Tera::default();
+            let syntax = tera.add_raw_template("t", &text).is_err_and(|e| matches!(e.kind(), tera::ErrorKind::SyntaxError(_)));
+            let tokens = lex(&text);
+            proptest::prop_assert!(syntax || tokens.is_some(), "{}", text);
+            let tokens = tokens.unwrap_or_default();
+            if !syntax {
+                // And every tag that Tera closes is closed here.
+                let count = |kind: fn(&Kind<'_>) -> bool| tokens.iter().filter(|t| kind(&t.kind)).count();
+                proptest::prop_assert_eq!(count(|k| matches!(k, Kind::Open(_))), count(|k| *k == Kind::Close));
+            }
+        }
+    }
 }

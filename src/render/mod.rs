@@ -3,6 +3,7 @@
 //! [`Renderer`] is built once for a target and its template texts ([`Sources`]), then asked for each snapshot. What a
 //! template may use, the filters and the quoting rules are in docs/templates.md.
 
+mod build;
 mod context;
 mod digest;
 mod engine;

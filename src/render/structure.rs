@@ -14,7 +14,8 @@ pub(super) enum Skeleton {
     Scalar,
     List(Vec<Skeleton>),
     Map(BTreeMap<String, Skeleton>),
-    /// Variables of an environment file in order, each with how much it would expand.
+    /// Variables of an environment file in order, each with whether it has a value (1 or 0); for dotenv, last, how many
+    /// variables the values expand.
     Variables(Vec<(String, usize)>),
     Script(Vec<Token>),
 }
@@ -34,12 +35,8 @@ impl Skeleton {
     /// Where it does not parse. The parser's own words are dropped: they quote content.
     pub fn of(format: Format, text: &str) -> Result<Option<Self>, Unreadable> {
         let at_line = |line| Unreadable { line, column: 1, duplicate: false };
-        let variables = |found: Vec<envfile::Variable>, expands: bool| {
-            let count = |v: &envfile::Variable| match (&v.value, expands) {
-                (Some(value), true) => envfile::expansions(value),
-                (value, _) => usize::from(value.is_some()),
-            };
-            Self::Variables(found.iter().map(|v| (v.name.clone(), count(v))).collect())
+        let variables = |found: Vec<envfile::Variable>| -> Vec<(String, usize)> {
+            found.into_iter().map(|v| (v.name, usize::from(v.value.is_some()))).collect()
         };
         Ok(Some(match format {
             Format::Text => return Ok(None),
@@ -49,11 +46,10 @@ impl Skeleton {
                 let (line, column) = e.span().map_or((0, 0), |span| super::error::line_col(text, span.start));
                 Unreadable { line, column, duplicate: e.message().contains("duplicate key") }
             })?,
-            Format::SystemdEnv => variables(envfile::systemd(text).map_err(at_line)?, false),
-            Format::DockerEnv => variables(envfile::docker(text).map_err(at_line)?, false),
+            Format::SystemdEnv => Self::Variables(variables(envfile::systemd(text).map_err(at_line)?)),
+            Format::DockerEnv => Self::Variables(variables(envfile::docker(text).map_err(at_line)?)),
             Format::Dotenv => {
-                let found = variables(envfile::dotenv(text).map_err(at_line)?, false);
-                let Self::Variables(mut found) = found else { return Ok(None) };
+                let mut found = variables(envfile::dotenv(text).map_err(at_line)?);
                 found.push(("${}".to_string(), envfile::expansions(text)));
                 Self::Variables(found)
             }

@@ -2,7 +2,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
-use crate::config::model::{HealthConfig, Locator, OnUnhealthy, Settle};
+use crate::config::model::{
+    Format, HealthCheck, HealthConfig, Locator, OnUnhealthy, ReloadConfig, Settle, Source, Structure,
+};
 use crate::render::RenderErrorKind;
 use crate::secret::{Field, Reading, SecretBytes};
 
@@ -71,7 +73,9 @@ fn reading(version: &str, fields: &[(&str, Field)]) -> Arc<Reading> {
     })
 }
 
-fn snapshot(secrets: &[(&str, &str, &[(&str, Field)])]) -> Snapshot {
+type Named<'a> = (&'a str, &'a str, &'a [(&'a str, Field)]);
+
+fn snapshot(secrets: &[Named<'_>]) -> Snapshot {
     let secrets = secrets.iter().map(|(name, version, fields)| (SecretName::new(*name), reading(version, fields)));
     Snapshot { secrets: secrets.collect(), previous: BTreeMap::new() }
 }

@@ -84,6 +84,9 @@ impl Unit {
         context: &tera::Context,
     ) -> Result<String, RenderError> {
         engine.render(text, context).map_err(|stop| match stop {
+            Stop::Error(error) if error.kind == Kind::Nul => {
+                RenderError { message: view.nul(&self.needs, &error.message), ..error }
+            }
             Stop::Error(error) => error,
             Stop::Missing(number) => match engine.chain(number) {
                 Some(chain) => view.missing(chain),
@@ -173,7 +176,7 @@ impl Unit {
 
     fn unreadable(&self, at: Unreadable, why: &str) -> RenderError {
         let name = format_name(self.format);
-        let what = if at.duplicate { ": it has the same key twice" } else { "" };
+        let what = if at.duplicate { ": the same key twice," } else { "" };
         let place = match (at.line, at.column) {
             (0, _) => String::new(),
             (line, column) => format!(" at line {line}, column {column} of the output"),
