@@ -1,0 +1,257 @@
+//! Carries one operation out. The hands go into an operation and come back with its answer, so there is never a second.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::inputs::Inputs;
+use super::operation::{Answer, failpoints, name};
+use super::trial::{self, Trying};
+use crate::config::model::{ReloadConfig, TargetConfig};
+use crate::durable::FileError;
+use crate::failpoint;
+use crate::generation::{GenerationId, Generations, Manifest, Origin, PublishError, Published};
+use crate::journal::JournalFile;
+use crate::process::{Exit, Inherit};
+use crate::reload::{Change, Reload, ReloadErrorKind, Taken};
+use crate::render::Rendered;
+use crate::rotation::{Effect, Event, Generation, Journal};
+use crate::verify;
+
+/// Everything that operations touch.
+pub(super) struct Hands {
+    pub target: Arc<TargetConfig>,
+    pub generations: Generations,
+    pub journal: Arc<JournalFile<Journal>>,
+    /// The journal as it was last saved.
+    pub saved: Journal,
+    pub reload: Box<dyn Reload>,
+    pub inherit: Inherit,
+    /// What the newest staged generation was made from.
+    pub staged: Option<(Generation, Arc<Inputs>)>,
+    /// The generation that was loaded last.
+    pub loaded: Option<(Generation, Arc<Rendered>)>,
+    pub clock: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>,
+    /// Cut short when the agent stops: a probe's wait, nothing else.
+    pub stop: CancellationToken,
+    pub files_only: bool,
+    /// How the supervised process ended while an operation watched it.
+    pub last_exit: Option<Exit>,
+}
+
+impl Hands {
+    /// Carries out one operation. `inputs`: the newest, for Stage.
+    pub async fn perform(&mut self, effect: Effect, inputs: Option<Arc<Inputs>>) -> Answer {
+        let (before, after) = failpoints(name(&effect).unwrap_or_default());
+        failpoint::hit(before);
+        let answer = match effect {
+            Effect::Stage(_) => self.stage(inputs).await,
+            Effect::Verify(generation) => self.verify(generation).await,
+            Effect::Save(journal) => self.save(journal).await,
+            Effect::Publish(generation) => self.publish(generation).await,
+            Effect::Reload { generation, needed } => self.reload(generation, needed).await,
+            Effect::Probe(generation) => self.probe(generation).await,
+            Effect::Halt => self.halt().await,
+            Effect::Prune { keep, using: _ } => self.prune(&keep).await,
+            Effect::Wait { .. } | Effect::Report(_) | Effect::Stopped => Answer::of(Event::Done),
+        };
+        failpoint::hit(after);
+        answer
+    }
+
+    async fn stage(&mut self, inputs: Option<Arc<Inputs>>) -> Answer {
+        let Some(inputs) = inputs else { return Answer::for_now("no secret was read yet") };
+        let committed = self.saved.committed.map(|c| GenerationId(c.generation));
+        let (generations, made_from, now) = (self.generations.clone(), Arc::clone(&inputs), (self.clock)());
+        let staged = blocking(move || stage(&generations, &made_from, committed, now)).await;
+        match staged {
+            Err(refused) => refused,
+            Ok(None) => Answer::of(Event::Unchanged),
+            Ok(Some(id)) => {
+                self.staged = Some((id.0, inputs));
+                Answer::of(Event::Staged(id.0))
+            }
+        }
+    }
+
+    async fn verify(&mut self, generation: Generation) -> Answer {
+        let inputs = match &self.staged {
+            Some((staged, inputs)) if *staged == generation => Arc::clone(inputs),
+            _ => return Answer::for_now(format!("generation {generation} was staged by another life of the agent")),
+        };
+        let staged = match self.generations.staged(GenerationId(generation)) {
+            Ok(staged) => staged,
+            Err(error) => return Answer::for_now(error),
+        };
+        let paths: Vec<_> = (0..self.target.files.len()).filter_map(|i| staged.file_path(i)).collect();
+        match verify::verify(&inputs.renderer, &inputs.snapshot, &paths, &self.target, &self.inherit).await {
+            Ok(()) => Answer::of(Event::Done),
+            Err(error) if error.for_good => Answer::for_good(error.message),
+            Err(error) => Answer::for_now(error.message),
+        }
+    }
+
+    async fn save(&mut self, journal: Journal) -> Answer {
+        let (file, document) = (Arc::clone(&self.journal), journal.clone());
+        match blocking(move || file.store(&document)).await {
+            Ok(()) => {
+                self.saved = journal;
+                Answer::of(Event::Done)
+            }
+            Err(error) => Answer::for_now(error),
+        }
+    }
+
+    async fn publish(&mut self, generation: Generation) -> Answer {
+        let rendered = match self.load(generation).await {
+            Ok(rendered) => rendered,
+            Err(refused) => return refused,
+        };
+        let earlier = self.earlier(generation);
+        let generations = self.generations.clone();
+        let published = blocking(move || publish(&generations, generation, &rendered, &earlier)).await;
+        match published {
+            Ok(published) => {
+                for path in &published.left {
+                    tracing::warn!(path = %path.display(), "not removed: somebody else has changed it since");
+                }
+                Answer::of(Event::Published { changed: !published.changed.is_empty() })
+            }
+            Err(error) => Answer::for_now(error),
+        }
+    }
+
+    /// The generations whose files may be live now.
+    fn earlier(&self, generation: Generation) -> Vec<GenerationId> {
+        let named = self.saved.committed.into_iter().chain(self.saved.refuge).map(|c| c.generation);
+        let named = named.chain(self.saved.intent.map(|i| i.generation));
+        named.filter(|g| *g != generation).map(GenerationId).collect()
+    }
+
+    async fn load(&mut self, generation: Generation) -> Result<Arc<Rendered>, Answer> {
+        if let Some((loaded, rendered)) = &self.loaded
+            && *loaded == generation
+        {
+            return Ok(Arc::clone(rendered));
+        }
+        let generations = self.generations.clone();
+        let loaded = blocking(move || generations.load(GenerationId(generation))).await;
+        let rendered = Arc::new(loaded.map_err(Answer::for_now)?.1);
+        self.loaded = Some((generation, Arc::clone(&rendered)));
+        Ok(rendered)
+    }
+
+    async fn reload(&mut self, generation: Generation, needed: bool) -> Answer {
+        if self.files_only {
+            return Answer::of(Event::NotRunning);
+        }
+        let rendered = match self.load(generation).await {
+            Ok(rendered) => rendered,
+            Err(refused) => return refused,
+        };
+        let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
+        let taken = if needed || supervised {
+            self.reload.apply(Change { generation, env: &rendered.env, files_changed: needed }).await
+        } else {
+            self.reload.running().await.map(|there| if there { Taken::Done } else { Taken::NotRunning })
+        };
+        match taken {
+            Ok(Taken::Done) => Answer::of(Event::Done),
+            Ok(Taken::NotRunning) if self.target.require_running => {
+                Answer::for_good("the process is not running, and `require_running` is set: start it")
+            }
+            Ok(Taken::NotRunning) => Answer::of(Event::NotRunning),
+            Err(error) => match error.kind {
+                ReloadErrorKind::Failed | ReloadErrorKind::TimedOut => Answer::for_good(error),
+                ReloadErrorKind::Denied | ReloadErrorKind::Absent | ReloadErrorKind::NotBuilt => Answer::for_now(error),
+            },
+        }
+    }
+
+    async fn probe(&mut self, generation: Generation) -> Answer {
+        let rendered = match self.load(generation).await {
+            Ok(rendered) => rendered,
+            Err(refused) => return refused,
+        };
+        let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
+        let trying = Trying { health: &self.target.health, request: rendered.health.as_ref(), supervised };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Answer::for_now("the agent is stopping"),
+            exit = self.reload.died() => {
+                self.last_exit = Some(exit);
+                Answer::for_good(format!("the process ended ({}) before it was healthy", trial::ended(exit)))
+            }
+            outcome = trying.decide() => match outcome {
+                Ok(()) => Answer::of(Event::Done),
+                Err(reason) => Answer::for_good(reason),
+            },
+        }
+    }
+
+    async fn halt(&mut self) -> Answer {
+        match self.reload.stop().await {
+            Ok(exit) => {
+                self.last_exit = exit.or(self.last_exit);
+                Answer::of(Event::Done)
+            }
+            Err(error) => Answer::for_now(error),
+        }
+    }
+
+    async fn prune(&mut self, keep: &[Generation]) -> Answer {
+        let keep: BTreeSet<_> = keep.iter().copied().map(GenerationId).collect();
+        let generations = self.generations.clone();
+        match blocking(move || generations.prune(&keep)).await {
+            Ok(_) => Answer::of(Event::Done),
+            Err(error) => Answer::for_now(error),
+        }
+    }
+}
+
+/// None: the committed generation is the same, health request included.
+fn stage(
+    generations: &Generations,
+    inputs: &Inputs,
+    committed: Option<GenerationId>,
+    now: jiff::Timestamp,
+) -> Result<Option<GenerationId>, Answer> {
+    let rendered = inputs.renderer.render(&inputs.snapshot).map_err(Answer::for_good)?;
+    let digests = generations.digests(&rendered).map_err(Answer::for_now)?;
+    let same = |manifest: Manifest| manifest.digests == digests;
+    if committed.is_some_and(|id| generations.manifest(id).is_ok_and(same)) {
+        return Ok(None);
+    }
+    let origin = Origin {
+        created_at: now,
+        inputs: inputs.digest.to_string(),
+        snapshot: inputs.renderer.snapshot_digest(&inputs.snapshot),
+        versions: inputs.versions(),
+    };
+    generations.stage(&rendered, origin).map(|staged| Some(staged.id())).map_err(Answer::for_now)
+}
+
+fn publish(
+    generations: &Generations,
+    generation: Generation,
+    rendered: &Rendered,
+    earlier: &[GenerationId],
+) -> Result<Published, PublishError> {
+    let manifests: Vec<Manifest> = earlier.iter().filter_map(|id| generations.manifest(*id).ok()).collect();
+    let manifests: Vec<&Manifest> = manifests.iter().collect();
+    generations.publish_rendered(GenerationId(generation), rendered, &manifests)
+}
+
+/// Runs file work where blocking is allowed.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// The error of a journal that cannot be read is the driver's to tell before it begins.
+pub(super) fn load_journal(file: &JournalFile<Journal>) -> Result<Journal, FileError> {
+    Ok(file.load()?.unwrap_or_default())
+}

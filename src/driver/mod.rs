@@ -1,0 +1,186 @@
+//! One task a target: what happens becomes an event, the machine answers with effects, [`hands`] carry them out.
+//!
+//! Nothing is decided here that [`crate::rotation`] could decide. At most one operation is in flight, because the hands
+//! go into it and come back with its answer; none is cancelled.
+
+mod hands;
+mod inputs;
+mod life;
+mod operation;
+mod record;
+mod trial;
+mod view;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::model::TargetConfig;
+use crate::reload;
+use crate::render::Renderer;
+use crate::secret::Snapshot;
+use crate::state_dir::StateDir;
+use crate::telemetry::audit::{Actor, Audit};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::view::TargetView;
+
+pub use life::Ended;
+
+/// A target's snapshots, the newest only.
+pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// What a driver is given of the world.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The wall clock.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Random numbers in `[0, 1)`.
+    pub dice: Arc<dyn Fn() -> f64 + Send + Sync>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The audit file.
+    pub audit: Audit,
+    /// What a reload needs (its `target` is set for each).
+    pub reload: reload::Context,
+    /// Whether target processes are left alone: `agent render`.
+    pub files_only: bool,
+    /// Whether the agent ends when this supervised process ends by itself: `agent run -- CMD`.
+    pub ends_with_process: bool,
+}
+
+/// One target's part of a config.
+#[derive(Clone)]
+pub struct Assignment {
+    /// Its config.
+    pub target: Arc<TargetConfig>,
+    /// Its templates.
+    pub renderer: Arc<Renderer>,
+    /// Its inputs.
+    pub snapshots: Snapshots,
+}
+
+/// What an operator or the agent asks of a driver.
+enum Command {
+    Rollback { to: Option<u64>, actor: Actor, reply: oneshot::Sender<Result<String, Refused>> },
+    Release { actor: Actor, reply: oneshot::Sender<String> },
+    Reassign { assignment: Box<Assignment>, reply: oneshot::Sender<()> },
+}
+
+/// A request that makes no sense now; the text is for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// sysexits code.
+    pub exit: u8,
+    /// Why.
+    pub message: String,
+}
+
+/// A driver could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The state directory.
+    #[error("target {target}: {source}")]
+    State {
+        /// Whose.
+        target: String,
+        /// Why.
+        source: crate::durable::FileError,
+    },
+    /// The reload.
+    #[error("target {target}: {source}")]
+    Reload {
+        /// Whose.
+        target: String,
+        /// Why.
+        source: reload::ReloadError,
+    },
+}
+
+/// Asks a driver and tells it. Cheap to clone. Dropping it does not end the driver.
+#[derive(Clone)]
+pub struct Driver {
+    commands: mpsc::Sender<Command>,
+    view: Arc<Mutex<TargetView>>,
+    forward: Arc<Mutex<Option<reload::exec::Forward>>>,
+    changed: watch::Receiver<u64>,
+    stop: CancellationToken,
+    task: Arc<Mutex<Option<JoinHandle<Ended>>>>,
+}
+
+impl Driver {
+    /// Opens the target's part of the state directory, recovers from its journal, and goes on from there.
+    ///
+    /// # Errors
+    /// Where the state directory cannot be used, or the reload is not built.
+    pub fn spawn(assignment: Assignment, state_dir: &StateDir, surroundings: Surroundings) -> Result<Self, DriverError> {
+        let (sender, commands) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let (life, view, changed) = life::Life::new(assignment, state_dir, surroundings, commands, stop.clone())?;
+        let forward = life.forward();
+        let task = tokio::spawn(life.run());
+        Ok(Self { commands: sender, view, forward, changed, stop, task: Arc::new(Mutex::new(Some(task))) })
+    }
+
+    /// What the target is now. `stale` is the caller's to add: the driver does not know the stores.
+    pub fn view(&self) -> TargetView {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Resolves with every change of [`Driver::view`].
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
+    }
+
+    /// Passes a signal on to the supervised process, at any time. False: there is none.
+    pub fn forward(&self, signal: nix::sys::signal::Signal) -> bool {
+        let forward = self.forward.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        forward.is_some_and(|f| f.send(signal).unwrap_or(false))
+    }
+
+    /// Goes back to an earlier generation and holds there; answers when it is asked for, not when it is done.
+    pub async fn rollback(&self, to: Option<u64>, actor: Actor) -> Result<String, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Rollback { to, actor, reply }, answer).await.unwrap_or_else(|| Err(Refused::stopping()))
+    }
+
+    /// Lifts a hold and every quarantine.
+    pub async fn release(&self, actor: Actor) -> Result<String, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Release { actor, reply }, answer).await.ok_or_else(Refused::stopping)
+    }
+
+    /// Takes up a changed config or changed templates. A target whose outcome is the same is not touched.
+    pub async fn reassign(&self, assignment: Assignment) {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Reassign { assignment: Box::new(assignment), reply }, answer).await;
+    }
+
+    /// Winds up: the step in flight is finished or rolled back, a supervised process is ended.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Resolves when the driver has ended. For one caller; others get the plain end at once.
+    pub async fn ended(&self) -> Ended {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match task {
+            Some(task) => task.await.unwrap_or(Ended { exit: None, by_itself: false }),
+            None => Ended { exit: None, by_itself: false },
+        }
+    }
+
+    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
+        self.commands.send(command).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+impl Refused {
+    fn stopping() -> Self {
+        Self { exit: 69, message: "the agent is stopping".into() }
+    }
+}
