@@ -1,4 +1,5 @@
 //! `reload.type: systemd` against a real systemd: the cases run inside a container that the one outer test boots.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 #[path = "support/nspawn.rs"]
 mod nspawn;
