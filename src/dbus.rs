@@ -101,6 +101,9 @@ pub enum BusError {
     /// No bus, or no systemd on it, within the time.
     #[error("systemd cannot be reached over D-Bus: {0}. Is dbus running, and does this process see its socket?")]
     Unreachable(String),
+    /// Asked, but there was no answer within the time.
+    #[error("systemd did not answer over D-Bus in time")]
+    Silent,
     /// The bus or polkit says no.
     #[error("systemd refused access: {0}")]
     Denied(String),
@@ -118,7 +121,7 @@ pub enum BusError {
 impl BusError {
     /// True where asking again may help without anything being mended.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::Silent)
     }
 }
 
@@ -213,7 +216,7 @@ impl Bus {
     where
         F: Future<Output = Result<T, BusError>>,
     {
-        let mut last = BusError::Unreachable("no answer in time".to_owned());
+        let mut last = BusError::Silent;
         while let Ok(answer) = timeout_at(deadline, ask()).await {
             match answer {
                 Err(error) if error.is_transient() => last = error,

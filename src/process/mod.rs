@@ -173,6 +173,10 @@ pub fn start_hint(program: &str, error: &io::Error) -> String {
             "the file is there, but the interpreter that its first line names is not".to_owned()
         }
         io::ErrorKind::NotFound => "no such file".to_owned(),
+        // execvp(3) answers so where a folder of PATH may not be searched and none of the others has it.
+        io::ErrorKind::PermissionDenied if !program.contains('/') => {
+            "no such program in PATH that this user may execute".to_owned()
+        }
         io::ErrorKind::PermissionDenied => {
             "permission denied: is it a file, executable, and on a filesystem mounted without noexec?".to_owned()
         }

@@ -88,7 +88,7 @@ async fn a_program_that_cannot_start_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let error =
         async |program: &str| run(&[program.to_owned()], LONG, &Inherit::default()).await.unwrap_err().to_string();
-    assert_eq!(error("no-such-program").await, "cannot start `no-such-program`: no such program in PATH");
+    assert!(error("no-such-program").await.starts_with("cannot start `no-such-program`: no such program in PATH"));
     assert_eq!(error("/no/such").await, "cannot start `/no/such`: no such file");
     let plain = dir.path().join("plain");
     std::fs::write(&plain, "x").unwrap();

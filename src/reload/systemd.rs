@@ -59,8 +59,13 @@ impl UnitReloader {
 
     /// The unit's state once nothing is on its way: a unit that is being started or stopped is waited for.
     async fn settled(&self, deadline: Instant) -> Result<UnitState, ReloadError> {
+        let mut last = None;
         loop {
-            let state = self.bus.unit(&self.config.unit, deadline).await.map_err(|e| self.bus_error(e))?;
+            let state = match (self.bus.unit(&self.config.unit, deadline).await, last) {
+                (Ok(state), _) => state,
+                (Err(BusError::Silent), Some(last)) => return Err(self.still(&last)),
+                (Err(error), _) => return Err(self.bus_error(error)),
+            };
             match state.load.as_str() {
                 "loaded" => {}
                 "not-found" => return Err(self.failed("there is no such unit")),
@@ -76,11 +81,16 @@ impl UnitReloader {
                 return Ok(state);
             }
             if Instant::now() + LOOK >= deadline {
-                let text = format!("it is still {} after {:?}", state.describe(), self.config.timeout);
-                return Err(ReloadError::timed_out(self.message(&text)));
+                return Err(self.still(&state));
             }
             sleep(LOOK).await;
+            last = Some(state);
         }
+    }
+
+    fn still(&self, state: &UnitState) -> ReloadError {
+        let text = format!("it is still {} after {:?}", state.describe(), self.config.timeout);
+        ReloadError::timed_out(self.message(&text))
     }
 
     /// Whether a job is asked for: never for a unit that is simply not started yet.
@@ -223,7 +233,7 @@ impl UnitReloader {
             BusError::NotApplicable(_) => {
                 self.failed("the unit has no ExecReload=: add one, or use `verb: reload-or-restart`")
             }
-            BusError::Unreachable(_) => ReloadError::timed_out(self.message(&error.to_string())),
+            BusError::Unreachable(_) | BusError::Silent => ReloadError::timed_out(self.message(&error.to_string())),
             BusError::Refused(_) => self.failed(&error.to_string()),
         }
     }

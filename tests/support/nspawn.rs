@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 /// Booting takes 0.6 s where nothing else runs.
 const BOOT: Duration = Duration::from_secs(60);
 
-/// A booted machine; powered off when dropped, and killed with the thread that booted it.
+/// A booted machine; killed when dropped, halted when the thread that booted it ends without that.
 pub struct Machine {
     nspawn: Child,
     init: i32,
@@ -32,7 +32,8 @@ impl Machine {
         let root = root()?;
         let lock = lock(&root)?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "systemd-nspawn", "-q", "--register=no", "--keep-unit", "--boot"]);
+        // TERM, upon which nspawn halts its machine: when it is killed instead, the machine lives on.
+        command.args(["--pdeathsig", "TERM", "systemd-nspawn", "-q", "--register=no", "--keep-unit", "--boot"]);
         command.args(["--console=pipe", "--volatile=overlay", "--private-network"]);
         command.arg(format!("--directory={}", root.display()));
         for (outside, inside) in binds {
@@ -116,14 +117,18 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // nspawn kills its init when it is killed itself.
-        let _ = self.nspawn.kill();
-        let _ = self.nspawn.wait();
-        let gone = || self.init == 0 || !Path::new(&format!("/proc/{}", self.init)).exists();
+        // With its init the whole machine is gone, and nspawn cleans up after it.
+        if self.init > 0 {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.init), nix::sys::signal::Signal::SIGKILL);
+        } else {
+            let _ = self.nspawn.kill();
+        }
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !gone() && Instant::now() < deadline {
+        while self.nspawn.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
+        let _ = self.nspawn.kill();
+        let _ = self.nspawn.wait();
     }
 }
 
