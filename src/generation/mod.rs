@@ -24,7 +24,7 @@ use std::str::FromStr;
 use rustix::fs::FileType;
 
 use crate::digest::Key;
-use crate::durable::{self, Dir, FileError};
+use crate::durable::{self, Dir, FileError, Temp};
 use crate::failpoint;
 use crate::render::Rendered;
 
@@ -93,7 +93,7 @@ impl Generations {
         durable::create_dir_private(dir)?;
         let opened = Dir::open(dir)?;
         for name in opened.names()? {
-            if name.to_string_lossy().starts_with(stage::TMP) {
+            if name.to_string_lossy().starts_with(stage::TMP) || Temp::is_for(&name, OsStr::new(stage::NEXT)) {
                 opened.remove_tree(&name)?;
             }
         }
