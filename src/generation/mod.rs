@@ -63,6 +63,9 @@ impl GenerationId {
     }
 }
 
+/// One retained generation: its manifest, or why it is no good.
+pub type Listed = (GenerationId, Result<Manifest, FileError>);
+
 /// The retained generations of one target.
 ///
 /// ```text
@@ -131,7 +134,7 @@ impl Generations {
     ///
     /// # Errors
     /// Where the folder itself cannot be listed.
-    pub fn list(&self) -> Result<Vec<(GenerationId, Result<Manifest, FileError>)>, FileError> {
+    pub fn list(&self) -> Result<Vec<Listed>, FileError> {
         Ok(self.ids()?.into_iter().map(|id| (id, self.manifest(id))).collect())
     }
 
