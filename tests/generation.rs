@@ -1,5 +1,8 @@
 //! Generations, the state directory and what a user may rely on about published files.
 
+// Helpers outside of #[test] functions may fail a test, too.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

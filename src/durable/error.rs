@@ -116,6 +116,7 @@ fn hint(op: &str, errno: Errno) -> Option<String> {
             ));
         }
         Errno::MFILE | Errno::NFILE => "raise the limit on open files (LimitNOFILE= under systemd)",
+        Errno::BUSY => "something is mounted there: mount the folder that it is in instead",
         Errno::NAMETOOLONG => "use a shorter name",
         _ => return None,
     };

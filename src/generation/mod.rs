@@ -24,7 +24,7 @@ use std::str::FromStr;
 use rustix::fs::FileType;
 
 use crate::digest::Key;
-use crate::durable::{self, Dir, FileError};
+use crate::durable::{self, Dir, FileError, Temp};
 use crate::failpoint;
 use crate::render::Rendered;
 
@@ -63,6 +63,9 @@ impl GenerationId {
     }
 }
 
+/// One retained generation: its manifest, or why it is no good.
+pub type Listed = (GenerationId, Result<Manifest, FileError>);
+
 /// The retained generations of one target.
 ///
 /// ```text
@@ -93,7 +96,7 @@ impl Generations {
         durable::create_dir_private(dir)?;
         let opened = Dir::open(dir)?;
         for name in opened.names()? {
-            if name.to_string_lossy().starts_with(stage::TMP) {
+            if name.to_string_lossy().starts_with(stage::TMP) || Temp::is_for(&name, OsStr::new(stage::NEXT)) {
                 opened.remove_tree(&name)?;
             }
         }
@@ -131,7 +134,7 @@ impl Generations {
     ///
     /// # Errors
     /// Where the folder itself cannot be listed.
-    pub fn list(&self) -> Result<Vec<(GenerationId, Result<Manifest, FileError>)>, FileError> {
+    pub fn list(&self) -> Result<Vec<Listed>, FileError> {
         Ok(self.ids()?.into_iter().map(|id| (id, self.manifest(id))).collect())
     }
 

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+
 use super::live::{self, Content, Difference, Want};
 use super::manifest::{Blob, Manifest};
 use super::place::{self, Occupant, Place, Places};
@@ -58,7 +60,8 @@ impl Generations {
     /// * Missing parent directories are made: 0755, the agent's own.
     /// * A symlink at or on the way to a file is refused unless the file has `follow_symlinks`; then the file that it
     ///   leads to is replaced, and the link stays.
-    /// * A directory, fifo, socket or device in the place of a file is refused.
+    /// * A directory, fifo, socket or device in the place of a file is refused, and so is a file that must change and is
+    ///   bind-mounted by itself.
     /// * A file is replaced, not rewritten: hard links, extended attributes and ACLs of the old one are not kept.
     ///
     /// **`directory:`** uses the layout of Kubernetes' volumes (AtomicWriter): DIR/name -> ..data/name, and
@@ -160,6 +163,7 @@ fn prepare<'a>(
         if same {
             continue;
         }
+        refuse_mount_point(&place)?;
         let Content::Bytes(bytes) = want.content else { continue };
         let temp = Temp::file(&place.dir, &place.name, bytes.expose(), want.attributes, "publish.file");
         let temp = temp.map_err(|mut error| {
@@ -169,6 +173,21 @@ fn prepare<'a>(
         pending.push(Pending { place, temp, want });
     }
     Ok((pending, dirs))
+}
+
+/// A file that is mounted by itself (`docker run -v FILE:FILE`, Kubernetes' `subPath`) cannot be replaced by rename(2).
+/// Found out before any file is touched; a kernel before 5.8 tells it only at the rename.
+fn refuse_mount_point(place: &Place) -> Result<(), FileError> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    match rustix::fs::statx(place.dir.fd(), &place.name, flags, StatxFlags::TYPE) {
+        Ok(stat) if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => Err(FileError::refused(
+            "replace",
+            &place.path,
+            "it is a mount point by itself (a bind-mounted file, a subPath)",
+            "mount the folder that it is in instead of the file",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// True where what stands there is a link of our own, left from when the target had a `directory`.

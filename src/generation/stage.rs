@@ -13,7 +13,8 @@ use crate::render::Rendered;
 
 /// Names that begin so are half-done and go at the next start.
 pub(super) const TMP: &str = ".tmp-";
-const NEXT: &str = "next";
+/// Remembers the next number where no folder does.
+pub(super) const NEXT: &str = "next";
 
 /// A generation that is on the disk beside the live ones.
 #[derive(Clone, Debug)]
