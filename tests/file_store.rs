@@ -270,11 +270,18 @@ async fn a_kubernetes_mount_is_read_as_a_whole_through_its_swaps() {
     assert_eq!(read(&folder, "x").await.unwrap().fields.keys().collect::<Vec<_>>(), ["password", "user"]);
     let reader = Arc::clone(&folder);
     let reading = tokio::spawn(async move {
+        let mut good = 0;
         loop {
-            let reading = read(&reader, "x").await.expect("a mount is never without its files");
+            let reading = match read(&reader, "x").await {
+                Ok(reading) => reading,
+                // Nothing else: a mount is never without its files.
+                Err(error) if error.message.ends_with("it changes while it is read") => continue,
+                Err(error) => panic!("{error}"),
+            };
+            good += 1;
             assert_eq!(field(&reading, "user"), field(&reading, "password"), "two versions were mixed");
             if field(&reading, "user") == "100" {
-                return;
+                return good;
             }
         }
     });
@@ -283,7 +290,8 @@ async fn a_kubernetes_mount_is_read_as_a_whole_through_its_swaps() {
         mount(dir.path(), &format!("v{n}"), &[("user", &text), ("password", &text)]);
         tokio::task::yield_now().await;
     }
-    tokio::time::timeout(DEADLINE, reading).await.unwrap().unwrap();
+    let good = tokio::time::timeout(DEADLINE, reading).await.unwrap().unwrap();
+    eprintln!("{good} readings during 100 swaps");
     tokio::time::timeout(DEADLINE, watch.changed()).await.expect("a watch on one file of it sees the swap");
     until(&folder, "x", "user", "100").await;
     mount(dir.path(), "v101", &[("user", "101"), ("password", "101")]);
