@@ -17,8 +17,8 @@ use crate::store::StoreErrorKind;
 const MAX_BYTES: u64 = 8 << 20;
 /// The most files that a folder may hold.
 const MAX_FILES: usize = 4096;
-/// How often a folder or file that changes under the reading is begun again.
-const TRIES: usize = 5;
+/// How often a folder or file that changes under the reading is begun again, after 0, 1, 2, 4, ... milliseconds.
+const TRIES: u32 = 8;
 /// Times of some filesystems are this coarse: what is younger when read may change again without showing it.
 const COARSE: Duration = Duration::from_secs(2);
 
@@ -70,10 +70,12 @@ pub(super) fn stamps(path: &Path) -> Result<Stamps, Fault> {
     Ok(Stamps { data, files })
 }
 
-/// Reads all of it. What changes meanwhile is read again; what never rests is `Malformed`.
+/// Reads all of it; blocks. What changes meanwhile is read again; what never rests is `Malformed`.
 pub(super) fn read(path: &Path) -> Result<Raw, Fault> {
     let mut moved = Fault::malformed("it changes while it is read");
-    for _ in 0..TRIES {
+    for attempt in 0..TRIES {
+        // On a thread for blocking calls; 127 ms in all.
+        std::thread::sleep(Duration::from_millis((1 << attempt) >> 1));
         let before = match stamps(path) {
             Ok(before) => before,
             // A file of the folder went between listing and looking.
