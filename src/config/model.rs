@@ -310,7 +310,7 @@ pub struct CheckCommand {
 }
 
 /// How the process takes new files up.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum ReloadConfig {
     /// Nothing is told.
     None,
@@ -382,7 +382,7 @@ pub struct CommandReload {
 }
 
 /// `reload.type: exec`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ExecReload {
     /// Program and arguments.
     pub command: Vec<String>,

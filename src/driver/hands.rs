@@ -13,7 +13,8 @@ use crate::durable::FileError;
 use crate::failpoint;
 use crate::generation::{GenerationId, Generations, Manifest, Origin, PublishError, Published};
 use crate::journal::JournalFile;
-use crate::process::{Exit, Inherit};
+use crate::probe;
+use crate::process::Exit;
 use crate::reload::{Change, Reload, ReloadErrorKind, Taken};
 use crate::render::Rendered;
 use crate::rotation::{Effect, Event, Generation, Journal};
@@ -27,7 +28,7 @@ pub(super) struct Hands {
     /// The journal as it was last saved.
     pub saved: Journal,
     pub reload: Box<dyn Reload>,
-    pub inherit: Inherit,
+    pub probe: probe::Context,
     /// What the newest staged generation was made from.
     pub staged: Option<(Generation, Arc<Inputs>)>,
     /// The generation that was loaded last.
@@ -85,7 +86,7 @@ impl Hands {
             Err(error) => return Answer::for_now(error),
         };
         let paths: Vec<_> = (0..self.target.files.len()).filter_map(|i| staged.file_path(i)).collect();
-        match verify::verify(&inputs.renderer, &inputs.snapshot, &paths, &self.target, &self.inherit).await {
+        match verify::verify(&inputs.renderer, &inputs.snapshot, &paths, &self.target, &self.probe.inherit).await {
             Ok(()) => Answer::of(Event::Done),
             Err(error) if error.for_good => Answer::for_good(error.message),
             Err(error) => Answer::for_now(error.message),
@@ -175,7 +176,8 @@ impl Hands {
             Err(refused) => return refused,
         };
         let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
-        let trying = Trying { health: &self.target.health, request: rendered.health.as_ref(), supervised };
+        let trying =
+            Trying { health: &self.target.health, request: rendered.health.as_ref(), supervised, context: &self.probe };
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Answer::for_now("the agent is stopping"),
@@ -247,7 +249,11 @@ fn publish(
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

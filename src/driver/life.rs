@@ -13,14 +13,15 @@ use super::inputs::Inputs;
 use super::operation::{Answer, name};
 use super::record::Record;
 use super::{Assignment, Command, DriverError, Refused, Surroundings, trial, view};
-use crate::config::model::{ReloadConfig, TargetConfig};
+use crate::config::model::{ExecReload, ReloadConfig, TargetConfig};
 use crate::generation::{GenerationId, Generations};
 use crate::journal::JournalFile;
+use crate::probe;
 use crate::process::{Exit, Inherit};
 use crate::reload::{self, exec};
 use crate::rotation::{Digest, Effect, Event, Phase, Policy, Retry, State, recover, step};
 use crate::state_dir::StateDir;
-use crate::telemetry::audit::{Actor, Event as Audited};
+use crate::telemetry::audit::Actor;
 use crate::telemetry::view::TargetView;
 
 /// How often a target that is not running yet is looked for.
@@ -102,7 +103,7 @@ impl Life {
             journal: Arc::new(file),
             saved: journal.clone(),
             reload,
-            inherit: context.inherit.clone(),
+            probe: probe_context(&context),
             staged: None,
             loaded: None,
             clock: Arc::clone(&surroundings.clock),
@@ -317,7 +318,7 @@ impl Life {
         self.closed = false;
         self.context = context_for(&target, &self.surroundings.reload);
         if let Some(hands) = &mut self.hands {
-            hands.inherit = self.context.inherit.clone();
+            hands.probe = probe_context(&self.context);
             hands.target = Arc::clone(&target);
             if other_reload {
                 self.other_reload(&target).await;
@@ -387,14 +388,15 @@ fn context_for(target: &TargetConfig, shared: &reload::Context) -> reload::Conte
     reload::Context { target: Arc::clone(&target.name), inherit, ..shared.clone() }
 }
 
+fn probe_context(context: &reload::Context) -> probe::Context {
+    probe::Context { inherit: context.inherit.clone(), bus: context.bus.clone() }
+}
+
 /// Whether a process need not be told otherwise than before. Its `env` is part of the generation, not of this.
 fn same_reload(old: &ReloadConfig, new: &ReloadConfig) -> bool {
     match (old, new) {
         (ReloadConfig::Exec(old), ReloadConfig::Exec(new)) => {
-            let bare = |exec: &crate::config::model::ExecReload| crate::config::model::ExecReload {
-                env: Vec::new(),
-                ..exec.clone()
-            };
+            let bare = |exec: &ExecReload| ExecReload { env: Vec::new(), ..exec.clone() };
             bare(old) == bare(new)
         }
         (old, new) => old == new,

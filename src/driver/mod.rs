@@ -116,7 +116,11 @@ impl Driver {
     ///
     /// # Errors
     /// Where the state directory cannot be used, or the reload is not built.
-    pub fn spawn(assignment: Assignment, state_dir: &StateDir, surroundings: Surroundings) -> Result<Self, DriverError> {
+    pub fn spawn(
+        assignment: Assignment,
+        state_dir: &StateDir,
+        surroundings: Surroundings,
+    ) -> Result<Self, DriverError> {
         let (sender, commands) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let (life, view, changed) = life::Life::new(assignment, state_dir, surroundings, commands, stop.clone())?;

@@ -184,7 +184,9 @@ impl Record {
             (false, 0) => format!("target {target}: there was no hold and no quarantine"),
             (true, 0) => format!("target {target}: the hold is lifted"),
             (false, n) => format!("target {target}: {n} quarantined set(s) of inputs may be tried again"),
-            (true, n) => format!("target {target}: the hold is lifted, {n} quarantined set(s) of inputs may be tried again"),
+            (true, n) => {
+                format!("target {target}: the hold is lifted, {n} quarantined set(s) of inputs may be tried again")
+            }
         }
     }
 }

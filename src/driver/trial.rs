@@ -14,6 +14,7 @@ pub(super) struct Trying<'a> {
     pub health: &'a HealthConfig,
     pub request: Option<&'a HttpRequest>,
     pub supervised: bool,
+    pub context: &'a probe::Context,
 }
 
 impl Trying<'_> {
@@ -28,7 +29,7 @@ impl Trying<'_> {
         }
         let HealthConfig { check, interval, timeout, within, successes } = self.health;
         let policy = Policy { within: *within, interval: *interval, successes: *successes, timeout: *timeout };
-        let probe = probe::build(check, self.request, *timeout);
+        let probe = probe::build(check, self.request, *timeout, self.context);
         let mut trial = Trial::new(policy);
         let began = Instant::now();
         loop {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::config::model::{HealthCheck, HttpRequest};
+use crate::dbus::Bus;
+use crate::process::Inherit;
 pub use crate::verdict::Attempt;
 use crate::verdict::show;
 
@@ -20,11 +22,25 @@ pub trait Probe: Send + Sync {
     fn attempt(&self) -> BoxFuture<'_, Attempt>;
 }
 
+/// What a probe needs beside its check. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// What a command may inherit.
+    pub inherit: Inherit,
+    /// systemd's bus.
+    pub bus: Bus,
+}
+
 /// The probe for a health check. `rendered` is the check's request with its templates rendered over the generation on
 /// trial; `check` keeps the request as it was written, and only that is quoted in reasons. `timeout` bounds one attempt.
 ///
 /// Cheap: no file is read and no connection made before the first attempt.
-pub fn build(check: &HealthCheck, rendered: Option<&HttpRequest>, timeout: Duration) -> Box<dyn Probe> {
+pub fn build(
+    check: &HealthCheck,
+    rendered: Option<&HttpRequest>,
+    timeout: Duration,
+    context: &Context,
+) -> Box<dyn Probe> {
     match check {
         HealthCheck::None => Box::new(Fixed(Attempt::Pass)),
         HealthCheck::Http(written) => match rendered {
@@ -32,8 +48,10 @@ pub fn build(check: &HealthCheck, rendered: Option<&HttpRequest>, timeout: Durat
             None => Box::new(Fixed(Attempt::Fail("the health request of this generation is missing".into()))),
         },
         HealthCheck::Tcp(address) => Box::new(tcp::TcpProbe::new(address.clone(), timeout)),
-        HealthCheck::Command(run) => Box::new(command::CommandProbe::new(run.clone(), timeout)),
-        HealthCheck::Systemd(unit) => Box::new(systemd::SystemdProbe::new(unit.clone(), timeout)),
+        HealthCheck::Command(run) => {
+            Box::new(command::CommandProbe::new(run.clone(), timeout, context.inherit.clone()))
+        }
+        HealthCheck::Systemd(unit) => Box::new(systemd::SystemdProbe::new(unit.clone(), timeout, context.bus.clone())),
     }
 }
 

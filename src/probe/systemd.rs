@@ -3,19 +3,22 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::{Attempt, Probe, bounded};
+use crate::dbus::Bus;
 
-/// Asks systemd for a unit's `ActiveState`; only `active` passes. Does not start, stop or load the unit.
+/// Asks systemd for a unit's `ActiveState`; only `active` passes. Does not start or stop the unit.
 pub struct SystemdProbe {
     unit: String,
     timeout: Duration,
+    bus: Bus,
 }
 
 impl SystemdProbe {
     /// A probe of a unit (name with suffix).
-    pub fn new(unit: String, timeout: Duration) -> Self {
-        Self { unit, timeout }
+    pub fn new(unit: String, timeout: Duration, bus: Bus) -> Self {
+        Self { unit, timeout, bus }
     }
 }
 
@@ -24,41 +27,11 @@ impl Probe for SystemdProbe {
         Box::pin(async {
             let what = format!("unit {}", self.unit);
             bounded(&what, self.timeout, async {
-                let state = active_state(&self.unit).await?;
-                if state == "active" { Ok(()) } else { Err(format!("is {state}, expected active")) }
+                let asked = self.bus.unit(&self.unit, Instant::now() + self.timeout).await;
+                let state = asked.map_err(|e| e.to_string())?;
+                if state.is_active() { Ok(()) } else { Err(format!("is {}, expected active", state.describe())) }
             })
             .await
         })
-    }
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Systemd {
-    fn get_unit(&self, name: &str) -> zbus::Result<zbus::OwnedObjectPath>;
-}
-
-#[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
-trait Unit {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn active_state(&self) -> zbus::Result<String>;
-}
-
-// PLUG: the ground's `dbus.rs` shares one connection between reload and probe; here each attempt makes its own.
-async fn active_state(unit: &str) -> Result<String, String> {
-    let bus = zbus::Connection::system().await.map_err(|e| format!("the system bus does not answer: {e}"))?;
-    let manager = SystemdProxy::new(&bus).await.map_err(|e| bus_reason(&e))?;
-    let path = manager.get_unit(unit).await.map_err(|e| bus_reason(&e))?;
-    let unit = UnitProxy::builder(&bus).path(path).build().await.map_err(|e| bus_reason(&e))?;
-    unit.active_state().await.map_err(|e| bus_reason(&e))
-}
-
-fn bus_reason(error: &zbus::Error) -> String {
-    match error {
-        zbus::Error::MethodError(name, _, _) if name.as_str().ends_with(".NoSuchUnit") => "is not loaded".into(),
-        other => other.to_string(),
     }
 }

@@ -142,6 +142,10 @@ impl ReloadError {
         Self::new(ReloadErrorKind::Denied, message)
     }
 
+    pub(crate) fn absent(message: impl Into<String>) -> Self {
+        Self::new(ReloadErrorKind::Absent, message)
+    }
+
     pub(crate) fn timed_out(message: impl Into<String>) -> Self {
         Self::new(ReloadErrorKind::TimedOut, message)
     }
@@ -156,6 +160,8 @@ pub enum ReloadErrorKind {
     Denied,
     /// It did not answer in time.
     TimedOut,
+    /// What was found is not what was meant, or what is to be told does not exist: nothing was told.
+    Absent,
     /// This build cannot do it.
     NotBuilt,
 }

@@ -62,9 +62,9 @@ impl SignalReloader {
         let pidfd = match Pidfd::open(pid) {
             Ok(Some(pidfd)) => pidfd,
             Ok(None) => return Ok(None),
-            Err(error) => return Err(ReloadError::failed(format!("pidfile {}: pid {pid}: {error}", path.display()))),
+            Err(error) => return Err(ReloadError::absent(format!("pidfile {}: pid {pid}: {error}", path.display()))),
         };
-        let stat = procfs::stat(pid).map_err(|e| ReloadError::failed(format!("cannot look at pid {pid}: {e}")))?;
+        let stat = procfs::stat(pid).map_err(|e| ReloadError::absent(format!("cannot look at pid {pid}: {e}")))?;
         let Some(stat) = stat.filter(Stat::alive) else { return Ok(None) };
         if self.is_the_one(&pidfile, &stat)? { Ok(Some(Found { pid, pidfd })) } else { Ok(None) }
     }
@@ -85,13 +85,13 @@ impl SignalReloader {
             }
             Some(text) => {
                 let hint = "Is the pidfile stale, or `expect` wrong?";
-                return Err(ReloadError::failed(format!("pidfile {path} names pid {pid}, but {text}. {hint}")));
+                return Err(ReloadError::absent(format!("pidfile {path} names pid {pid}, but {text}. {hint}")));
             }
             None => {}
         }
         if pid == 1 {
             let hint = "If the target is process 1 here (a shared pid namespace), say so with `expect`";
-            return Err(ReloadError::failed(format!("pidfile {path} names pid 1, which is init. {hint}")));
+            return Err(ReloadError::absent(format!("pidfile {path} names pid 1, which is init. {hint}")));
         }
         self.owner_is_plausible(pidfile)?;
         Ok(true)
@@ -104,7 +104,7 @@ impl SignalReloader {
             return Ok(());
         }
         let (path, pid, owner) = (self.config.pidfile.display(), pidfile.pid, pidfile.owner);
-        Err(ReloadError::failed(format!(
+        Err(ReloadError::absent(format!(
             "pidfile {path} belongs to uid {owner}, but names pid {pid}, which runs as uid {}: refused. If that is right, say so with `expect`",
             uid.map_or("unknown".to_owned(), |uid| uid.to_string())
         )))
@@ -135,7 +135,7 @@ impl Pidfile {
             let message = format!("cannot read pidfile {}: {error}", path.display());
             match error.kind() {
                 std::io::ErrorKind::PermissionDenied => ReloadError::denied(message),
-                _ => ReloadError::failed(message),
+                _ => ReloadError::absent(message),
             }
         };
         // A fifo in its place must not hold the agent up.
@@ -147,7 +147,7 @@ impl Pidfile {
         };
         let about = file.metadata().map_err(cannot)?;
         if !about.is_file() {
-            return Err(ReloadError::failed(format!("pidfile {} is not a regular file", path.display())));
+            return Err(ReloadError::absent(format!("pidfile {} is not a regular file", path.display())));
         }
         // A file in memory cannot be older than the boot.
         let in_memory = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type == TMPFS);
@@ -157,10 +157,10 @@ impl Pidfile {
         let written = about.modified().map_err(cannot)?;
         let written = if in_memory && written < boot { None } else { Some(written) };
         let pid = parse_pid(&bytes).map_err(|why| {
-            ReloadError::failed(format!("pidfile {} {why}: it must hold one process id", path.display()))
+            ReloadError::absent(format!("pidfile {} {why}: it must hold one process id", path.display()))
         })?;
         if pid.unsigned_abs() == std::process::id() {
-            return Err(ReloadError::failed(format!("pidfile {} names this agent itself (pid {pid})", path.display())));
+            return Err(ReloadError::absent(format!("pidfile {} names this agent itself (pid {pid})", path.display())));
         }
         Ok(Some(Self { pid, written, owner: about.uid() }))
     }

@@ -68,8 +68,8 @@ impl UnitReloader {
             };
             match state.load.as_str() {
                 "loaded" => {}
-                "not-found" => return Err(self.failed("there is no such unit")),
-                "masked" => return Err(self.failed("the unit is masked (`systemctl unmask`)")),
+                "not-found" => return Err(self.absent("there is no such unit")),
+                "masked" => return Err(self.absent("the unit is masked (`systemctl unmask`)")),
                 other => {
                     return Err(self.failed(&format!("its unit file is not usable ({other}): see `systemctl status`")));
                 }
@@ -213,6 +213,10 @@ impl UnitReloader {
         ReloadError::failed(self.message(text))
     }
 
+    fn absent(&self, text: &str) -> ReloadError {
+        ReloadError::absent(self.message(text))
+    }
+
     fn verb(&self) -> &'static str {
         match self.config.verb {
             SystemdVerb::Reload => "reload",
@@ -229,7 +233,7 @@ impl UnitReloader {
                 "access denied ({text}): a polkit rule must grant org.freedesktop.systemd1.manage-units for this unit to the agent's user (uid {})",
                 nix::unistd::geteuid()
             ))),
-            BusError::NoSuchUnit(_) => self.failed("there is no such unit"),
+            BusError::NoSuchUnit(_) => self.absent("there is no such unit"),
             BusError::NotApplicable(_) => {
                 self.failed("the unit has no ExecReload=: add one, or use `verb: reload-or-restart`")
             }
