@@ -1,5 +1,6 @@
 pub mod admin;
 pub mod config;
+pub mod control;
 pub mod dbus;
 pub mod digest;
 pub mod driver;

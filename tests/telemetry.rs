@@ -170,8 +170,9 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn secret(path: &str) -> SecretView {
+fn secret(name: &str, path: &str) -> SecretView {
     SecretView {
+        name: name.into(),
         store: "vault".into(),
         path: path.into(),
         version: Some("7".into()),
@@ -187,10 +188,11 @@ fn secret(path: &str) -> SecretView {
 }
 
 fn status() -> StatusView {
-    let key = SecretView { max_age_seconds: Some(900), ..secret("secret/ai/anthropic") };
-    let database = SecretView { expires_at: Some(at(2600)), leased: true, ..secret("database/creds/app") };
-    let odd = SecretView { version: None, changed_at: Some(at(1500)), ..secret("database/creds/app") };
+    let key = SecretView { max_age_seconds: Some(900), ..secret("anthropic", "secret/ai/anthropic") };
+    let database = SecretView { expires_at: Some(at(2600)), leased: true, ..secret("db", "database/creds/app") };
+    let odd = SecretView { version: None, changed_at: Some(at(1500)), ..secret("a\"b\\c\nd", "database/creds/app") };
     let target = TargetView {
+        name: "litellm".into(),
         state: "healthy".into(),
         generation: Some(12),
         held: false,
@@ -205,8 +207,8 @@ fn status() -> StatusView {
         version: "0.1.0".into(),
         now: at(2000),
         started_at: at(500),
-        secrets: BTreeMap::from([("anthropic".into(), key), ("db".into(), database), ("a\"b\\c\nd".into(), odd)]),
-        targets: BTreeMap::from([("litellm".into(), target)]),
+        targets: vec![target],
+        secrets: vec![odd, key, database],
     }
 }
 
@@ -268,7 +270,7 @@ fn a_secret_that_is_gone_leaves_no_series() {
     let metrics = Metrics::default();
     let mut status = status();
     assert!(metrics.encode(&status).contains("secret=\"db\""));
-    status.secrets.remove("db");
+    status.secrets.retain(|secret| secret.name != "db");
     assert!(!metrics.encode(&status).contains("secret=\"db\""));
 }
 
@@ -446,7 +448,8 @@ async fn the_four_paths_answer_and_no_other() {
     assert!(metrics.contains("application/openmetrics-text") && metrics.ends_with("# EOF\n"), "{metrics}");
     let status = admin.get("/status").await;
     let body: serde_json::Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
-    assert_eq!(body["targets"]["litellm"]["generation"], 12);
+    assert_eq!(body["targets"][0]["name"], "litellm");
+    assert_eq!(body["targets"][0]["generation"], 12);
     assert!(admin.get("/").await.starts_with("HTTP/1.1 404 "));
     assert!(admin.get("/status/../live").await.starts_with("HTTP/1.1 404 "));
 }

@@ -80,13 +80,13 @@ impl Metrics {
     /// Everything as OpenMetrics text, complete with its end mark.
     pub fn encode(&self, status: &StatusView) -> String {
         // A counter that appears with its first event hides that event from `rate()`: show zeros from the start.
-        for target in status.targets.keys() {
+        for target in &status.targets {
             for outcome in OUTCOMES {
-                let labels = vec![("target", target.clone()), ("outcome", outcome.into())];
+                let labels = vec![("target", target.name.clone()), ("outcome", outcome.into())];
                 drop(self.rotations.get_or_create(&labels));
             }
         }
-        for secret in status.secrets.values() {
+        for secret in &status.secrets {
             drop(self.reads.get_or_create(&vec![("store", secret.store.clone())]));
         }
         let mut text = String::new();
@@ -140,7 +140,7 @@ fn family<'a, T: 'a>(
 fn register_secrets(registry: &mut Registry, status: &StatusView) {
     let now = status.now;
     let mut add = |name: &str, help: &str, value: &dyn Fn(&SecretView) -> Option<f64>| {
-        registry.register(name, help, family(status.secrets.iter(), "secret", value));
+        registry.register(name, help, family(status.secrets.iter().map(|s| (&s.name, s)), "secret", value));
     };
     let help = "Age of the version in use";
     add("secret_age_seconds", help, &|s| s.changed_at.map(|at| seconds(now) - seconds(at)));
@@ -157,9 +157,10 @@ fn register_secrets(registry: &mut Registry, status: &StatusView) {
     let help = "1 where the last reading failed";
     add("secret_failing", help, &|s| Some(flag(s.error.is_some())));
     let versions = Gauges::default();
-    for (name, secret) in &status.secrets {
+    for secret in &status.secrets {
         if let Some(version) = &secret.version {
-            let labels = vec![("secret", name.clone()), ("store", secret.store.clone()), ("version", version.clone())];
+            let labels =
+                vec![("secret", secret.name.clone()), ("store", secret.store.clone()), ("version", version.clone())];
             versions.get_or_create(&labels).set(1.0);
         }
     }
@@ -168,7 +169,7 @@ fn register_secrets(registry: &mut Registry, status: &StatusView) {
 
 fn register_targets(registry: &mut Registry, status: &StatusView) {
     let mut add = |name: &str, help: &str, value: &dyn Fn(&TargetView) -> Option<f64>| {
-        registry.register(name, help, family(status.targets.iter(), "target", value));
+        registry.register(name, help, family(status.targets.iter().map(|t| (&t.name, t)), "target", value));
     };
     add("generation", "The generation that is published", &|t| t.generation.map(|n| n as f64));
     add("held", "1 where the target is held where it is", &|t| Some(flag(t.held)));
@@ -179,9 +180,9 @@ fn register_targets(registry: &mut Registry, status: &StatusView) {
     let help = "When a rotation last ended as committed";
     add("last_rotation_success_timestamp_seconds", help, &|t| t.last_success_at.map(seconds));
     let states = Gauges::default();
-    for (name, target) in &status.targets {
+    for target in &status.targets {
         for state in STATES {
-            let labels = vec![("target", name.clone()), ("state", state.to_owned())];
+            let labels = vec![("target", target.name.clone()), ("state", state.to_owned())];
             states.get_or_create(&labels).set(flag(target.state == state));
         }
     }
@@ -193,7 +194,7 @@ fn register_targets(registry: &mut Registry, status: &StatusView) {
 fn runbook_gauges(status: &StatusView) -> Registry {
     let (rotated, ttl, expiry, certificates) =
         (Gauges::default(), Gauges::default(), Gauges::default(), Gauges::default());
-    for (name, secret) in &status.secrets {
+    for secret in &status.secrets {
         let path = || vec![("path", secret.path.clone())];
         if let Some(at) = secret.changed_at {
             lower(&rotated, path(), seconds(at));
@@ -202,10 +203,10 @@ fn runbook_gauges(status: &StatusView) -> Registry {
             lower(&ttl, path(), (seconds(at) - seconds(status.now)).max(0.0));
         }
         if let Some(at) = secret.due_at() {
-            lower(&expiry, vec![("secret", name.clone())], seconds(at));
+            lower(&expiry, vec![("secret", secret.name.clone())], seconds(at));
         }
     }
-    for (path, at) in status.targets.values().flat_map(|target| &target.certificates) {
+    for (path, at) in status.targets.iter().flat_map(|target| &target.certificates) {
         lower(&certificates, vec![("path", path.clone())], seconds(*at));
     }
     let mut registry = Registry::default();

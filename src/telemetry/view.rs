@@ -15,15 +15,17 @@ pub struct StatusView {
     pub now: Timestamp,
     /// When the agent started.
     pub started_at: Timestamp,
-    /// Secrets by name.
-    pub secrets: BTreeMap<String, SecretView>,
-    /// Targets by name.
-    pub targets: BTreeMap<String, TargetView>,
+    /// Targets, in the order of their names.
+    pub targets: Vec<TargetView>,
+    /// Secrets, in the order of their names.
+    pub secrets: Vec<SecretView>,
 }
 
 /// One secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SecretView {
+    /// Its name.
+    pub name: String,
     /// Its store's name.
     pub store: String,
     /// Where in the store: Vault's path, AWS's id, the file store's key.
@@ -59,6 +61,8 @@ impl SecretView {
 /// One target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetView {
+    /// Its name.
+    pub name: String,
     /// One of [`STATES`].
     pub state: String,
     /// The generation that is published; None before the first.
