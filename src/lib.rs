@@ -21,4 +21,5 @@ pub mod state_dir;
 pub mod store;
 pub mod telemetry;
 pub mod verdict;
+pub mod verify;
 pub mod watch;
