@@ -1,4 +1,5 @@
 pub mod admin;
+pub mod agent;
 pub mod config;
 pub mod control;
 pub mod dbus;

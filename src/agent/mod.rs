@@ -1,0 +1,4 @@
+//! From a config file to everything that runs.
+
+pub mod prepare;
+pub mod problem;
