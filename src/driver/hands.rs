@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::Secrets;
 use super::inputs::Inputs;
 use super::operation::{Answer, failpoints, name};
-use super::trial::{self, Trying};
+use super::trial::Trying;
 use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::durable::FileError;
 use crate::failpoint;
@@ -23,6 +24,7 @@ use crate::verify;
 /// Everything that operations touch.
 pub(super) struct Hands {
     pub target: Arc<TargetConfig>,
+    pub secrets: Arc<Secrets>,
     pub generations: Generations,
     pub journal: Arc<JournalFile<Journal>>,
     /// The journal as it was last saved.
@@ -86,7 +88,8 @@ impl Hands {
             Err(error) => return Answer::for_now(error),
         };
         let paths: Vec<_> = (0..self.target.files.len()).filter_map(|i| staged.file_path(i)).collect();
-        match verify::verify(&inputs.renderer, &inputs.snapshot, &paths, &self.target, &self.probe.inherit).await {
+        let (secrets, target, inherit) = (&self.secrets, &self.target, &self.probe.inherit);
+        match verify::verify(&inputs.renderer, secrets, target, &inputs.snapshot, &paths, inherit).await {
             Ok(()) => Answer::of(Event::Done),
             Err(error) if error.for_good => Answer::for_good(error.message),
             Err(error) => Answer::for_now(error.message),
@@ -183,7 +186,7 @@ impl Hands {
             () = self.stop.cancelled() => Answer::for_now("the agent is stopping"),
             exit = self.reload.died() => {
                 self.last_exit = Some(exit);
-                Answer::for_good(format!("the process ended ({}) before it was healthy", trial::ended(exit)))
+                Answer::for_good(format!("the process ended ({}) before it was healthy", exit))
             }
             outcome = trying.decide() => match outcome {
                 Ok(()) => Answer::of(Event::Done),

@@ -12,7 +12,7 @@ use super::hands::{Hands, load_journal};
 use super::inputs::Inputs;
 use super::operation::{Answer, name};
 use super::record::Record;
-use super::{Assignment, Command, DriverError, Refused, Surroundings, trial, view};
+use super::{Assignment, Command, DriverError, Refused, Surroundings, view};
 use crate::config::model::{ExecReload, ReloadConfig, TargetConfig};
 use crate::generation::{GenerationId, Generations};
 use crate::journal::JournalFile;
@@ -99,6 +99,7 @@ impl Life {
         let record = Record::open(&dir, &name, committed, &surroundings).map_err(state_error)?;
         let hands = Hands {
             target: Arc::clone(&target),
+            secrets: Arc::clone(&assignment.secrets),
             generations,
             journal: Arc::new(file),
             saved: journal.clone(),
@@ -262,13 +263,13 @@ impl Life {
     fn died(&mut self, exit: Exit) {
         let target = &self.record.target;
         if self.surroundings.ends_with_process {
-            tracing::info!(target_name = %target, "the process ended: {}", trial::ended(exit));
+            tracing::info!(target_name = %target, "the process ended: {}", exit);
             return self.end_with(exit);
         }
         let lived = self.started_at.map_or(Duration::ZERO, |at| at.elapsed());
         let wait = exec::next_restart(self.restart_wait, lived);
         self.restart_wait = Some(wait);
-        let reason = format!("the process ended by itself ({}); it is started again in {wait:?}", trial::ended(exit));
+        let reason = format!("the process ended by itself ({}); it is started again in {wait:?}", exit);
         self.record.failed("process", &reason);
         self.feed(Event::Died);
         if matches!(self.state.phase, Phase::Waiting(_)) {
@@ -320,6 +321,7 @@ impl Life {
         if let Some(hands) = &mut self.hands {
             hands.probe = probe_context(&self.context);
             hands.target = Arc::clone(&target);
+            hands.secrets = Arc::clone(&self.assignment.secrets);
             if other_reload {
                 self.other_reload(&target).await;
             }

@@ -11,17 +11,17 @@ mod record;
 mod trial;
 mod view;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::model::TargetConfig;
+use crate::config::model::{SecretConfig, TargetConfig};
 use crate::reload;
 use crate::render::Renderer;
-use crate::secret::Snapshot;
+use crate::secret::{SecretName, Snapshot};
 use crate::state_dir::StateDir;
 use crate::telemetry::audit::{Actor, Audit};
 use crate::telemetry::metrics::Metrics;
@@ -31,6 +31,9 @@ pub use life::Ended;
 
 /// A target's snapshots, the newest only.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// Secrets by name.
+pub type Secrets = BTreeMap<SecretName, SecretConfig>;
 
 /// What a driver is given of the world.
 #[derive(Clone)]
@@ -56,6 +59,8 @@ pub struct Surroundings {
 pub struct Assignment {
     /// Its config.
     pub target: Arc<TargetConfig>,
+    /// The secrets of the config: which have a `verify`.
+    pub secrets: Arc<Secrets>,
     /// Its templates.
     pub renderer: Arc<Renderer>,
     /// Its inputs.
@@ -108,7 +113,7 @@ pub struct Driver {
     forward: Arc<Mutex<Option<reload::exec::Forward>>>,
     changed: watch::Receiver<u64>,
     stop: CancellationToken,
-    task: Arc<Mutex<Option<JoinHandle<Ended>>>>,
+    ended: watch::Receiver<Option<Ended>>,
 }
 
 impl Driver {
@@ -125,8 +130,13 @@ impl Driver {
         let stop = CancellationToken::new();
         let (life, view, changed) = life::Life::new(assignment, state_dir, surroundings, commands, stop.clone())?;
         let forward = life.forward();
-        let task = tokio::spawn(life.run());
-        Ok(Self { commands: sender, view, forward, changed, stop, task: Arc::new(Mutex::new(Some(task))) })
+        let (tell, ended) = watch::channel(None);
+        tokio::spawn(async move {
+            let how = life.run().await;
+            // Nobody may be left to hear it.
+            let _unheard = tell.send(Some(how));
+        });
+        Ok(Self { commands: sender, view, forward, changed, stop, ended })
     }
 
     /// What the target is now. `stale` is the caller's to add: the driver does not know the stores.
@@ -168,13 +178,11 @@ impl Driver {
         self.stop.cancel();
     }
 
-    /// Resolves when the driver has ended. For one caller; others get the plain end at once.
+    /// Resolves when the driver has ended.
     pub async fn ended(&self) -> Ended {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match task {
-            Some(task) => task.await.unwrap_or(Ended { exit: None, by_itself: false }),
-            None => Ended { exit: None, by_itself: false },
-        }
+        let mut ended = self.ended.clone();
+        let how = ended.wait_for(Option::is_some).await.ok().and_then(|how| *how);
+        how.unwrap_or(Ended { exit: None, by_itself: false })
     }
 
     async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::model::{HealthCheck, HealthConfig, HttpRequest};
 use crate::probe;
-use crate::reload::{Exit, GRACE};
+use crate::reload::GRACE;
 use crate::verdict::{Policy, Trial, Verdict};
 
 /// One generation on trial.
@@ -41,16 +41,5 @@ impl Trying<'_> {
                 Verdict::NotYet { next_at } => sleep_until(began + next_at.max(Duration::ZERO)).await,
             }
         }
-    }
-}
-
-/// How a process ended, in words.
-pub(super) fn ended(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(signal) => match nix::sys::signal::Signal::try_from(signal) {
-            Ok(signal) => format!("killed by {signal}"),
-            Err(_) => format!("killed by signal {signal}"),
-        },
     }
 }

@@ -15,6 +15,8 @@ pub struct StatusView {
     pub now: Timestamp,
     /// When the agent started.
     pub started_at: Timestamp,
+    /// Why the config or a template on disk is not in force, if so; masked.
+    pub config_error: Option<String>,
     /// Targets, in the order of their names.
     pub targets: Vec<TargetView>,
     /// Secrets, in the order of their names.
