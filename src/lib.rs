@@ -1,5 +1,6 @@
 pub mod admin;
 pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dbus;

@@ -1,13 +1,23 @@
+use std::process::ExitCode;
+
+use leasehold::telemetry::{logging, mask};
+use leasehold::{cli, hardening, reload};
+
+/// Wipes whatever is freed: texts that held a secret on the way leave nothing behind.
 #[global_allocator]
-static A: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
-fn main() {
-    if leasehold::reload::exec::is_trampoline() {
-        leasehold::reload::exec::trampoline_main();
+static ALLOC: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+fn main() -> ExitCode {
+    // Before any thread or runtime: this process may only be here to become another one.
+    if reload::exec::is_trampoline() {
+        reload::exec::trampoline_main();
     }
-    let original = leasehold::hardening::harden().unwrap();
-    leasehold::telemetry::logging::init(leasehold::telemetry::logging::Format::Text, tracing_subscriber::filter::LevelFilter::DEBUG);
-    let args: Vec<String> = std::env::args().collect();
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let code = rt.block_on(leasehold::agent::run(leasehold::agent::Options{config: args[2].clone().into(), command: args[3..].to_vec(), reload_targets: true, original}));
-    std::process::exit(code.into());
+    logging::set_panic_hook();
+    match hardening::harden() {
+        Ok(original) => ExitCode::from(cli::main(original)),
+        Err(error) => {
+            eprintln!("agent: {}", mask::display(&error));
+            ExitCode::from(77)
+        }
+    }
 }

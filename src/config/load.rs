@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -83,6 +83,19 @@ pub fn load_for_command(
     command: &[String],
 ) -> Result<Loaded, Faults> {
     load_with(path, env, Some(command))
+}
+
+/// Only where `state_dir` is, absolute: so that a running agent can be asked although its config file is not sound just
+/// now, or names environment variables that only the agent has. None where not even that can be read.
+pub fn state_dir(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let absolute = std::path::absolute(path).ok()?;
+    let bytes = read(path).ok()?;
+    let (root, _) = tree::read(text(&bytes).ok()?, env);
+    let Content::Map(entries) = &root.as_ref()?.content else { return None };
+    let Content::Scalar(scalar) = &entries.iter().find(|entry| entry.key == "state_dir")?.node.content else {
+        return None;
+    };
+    (!scalar.text.is_empty()).then(|| build::clean(&absolute.parent().unwrap_or(Path::new("/")).join(&scalar.text)))
 }
 
 fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>, command: Option<&[String]>) -> Result<Loaded, Faults> {

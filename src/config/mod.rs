@@ -18,7 +18,7 @@ mod uses;
 
 pub use build::{Inputs, Users};
 pub use fault::{Fault, Faults, Place, did_you_mean, near};
-pub use load::{Loaded, System, load, load_for_command, parse};
+pub use load::{Loaded, System, load, load_for_command, parse, state_dir};
 pub use scalar::{Account, duration};
 pub use uses::{Reference, ReferenceError, Use, cross_check, reference};
 

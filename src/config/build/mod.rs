@@ -134,7 +134,7 @@ impl Builder<'_> {
 }
 
 /// A path without `.`, `..` and doubled slashes, by its text alone (no symlink is looked at).
-fn clean(path: &Path) -> PathBuf {
+pub fn clean(path: &Path) -> PathBuf {
     use std::path::Component;
     let mut out = PathBuf::new();
     for part in path.components() {
