@@ -8,11 +8,14 @@ use crate::config::{Fault, Faults};
 use crate::durable::{FileError, FileErrorKind};
 use crate::render::{RenderError, RenderErrorKind};
 use crate::store::{StoreError, StoreErrorKind};
+use crate::verify::{VerifyError, VerifyErrorKind};
 
 /// The classes of sysexits.h that a fault can have, in the order in which they decide an exit code: where several
 /// apply, the first one here counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
+    /// 64, EX_USAGE: the command names what the config has not.
+    Usage,
     /// 78, EX_CONFIG: the config is invalid, or asks for what this build has not.
     Config,
     /// 65, EX_DATAERR: a template or its output is invalid, or a value was refused.
@@ -31,6 +34,7 @@ impl Class {
     /// The exit code.
     pub fn code(self) -> u8 {
         match self {
+            Self::Usage => 64,
             Self::Config => 78,
             Self::Template => 65,
             Self::Missing => 66,
@@ -53,6 +57,17 @@ impl Class {
     /// What a failed act on a file means.
     pub fn of_file(error: &FileError) -> Self {
         if error.kind() == FileErrorKind::Denied { Self::Denied } else { Self::Io }
+    }
+
+    /// What a refused or interrupted verification means.
+    pub fn of_verify(error: &VerifyError) -> Self {
+        match error.kind {
+            VerifyErrorKind::Rejected => Self::Template,
+            VerifyErrorKind::Missing | VerifyErrorKind::NoProgram { denied: false } => Self::Missing,
+            VerifyErrorKind::NoProgram { denied: true } => Self::Denied,
+            VerifyErrorKind::CheckBroken => Self::Io,
+            VerifyErrorKind::Unreachable => Self::Unavailable,
+        }
     }
 
     /// What a fault means that was found before there was any value: names that the config does not declare are the
