@@ -1,11 +1,13 @@
 //! What is wrong, where, and with which exit code: sysexits.h's classes over a fault with its place.
 
 use std::fmt;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::config::{Fault, Faults};
 use crate::durable::{FileError, FileErrorKind};
+use crate::generation::Difference;
 use crate::render::{RenderError, RenderErrorKind};
 use crate::store::{StoreError, StoreErrorKind};
 use crate::verify::{VerifyError, VerifyErrorKind};
@@ -111,6 +113,19 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fault.fmt(f)
+    }
+}
+
+/// What keeps a file from being published, of what is found in its place. In a `directory` only the folder itself and
+/// `..data` can: the rest of its layout is made anew.
+pub(super) fn in_the_way(directory: Option<&Path>, path: &Path, found: &Difference) -> Option<(Class, String)> {
+    match found {
+        Difference::InTheWay(why) => {
+            let harmless = directory.is_some_and(|root| path != root && path != root.join("..data"));
+            (!harmless).then(|| (Class::Io, format!("{}: {why}", path.display())))
+        }
+        Difference::Unreadable(why) => Some((Class::Denied, format!("{}: {why}", path.display()))),
+        Difference::Absent | Difference::Bytes | Difference::Mode { .. } | Difference::Owner { .. } => None,
     }
 }
 

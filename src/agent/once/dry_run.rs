@@ -13,7 +13,7 @@ use super::Options;
 use super::diff;
 use super::report::{Change, Outcome, TargetReport};
 use crate::agent::prepare::{Prepared, placed, prepare};
-use crate::agent::problem::{Class, Faulty, Problem};
+use crate::agent::problem::{Class, Faulty, Problem, in_the_way};
 use crate::config::Loaded;
 use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::digest::Key;
@@ -95,12 +95,8 @@ pub(super) fn look(
     }
     let marked = shown.prepared.renderers.get(&target.name).and_then(|r| r.render(&marked(snapshot)).ok());
     for (path, difference) in differences(&rendered) {
-        match &difference {
-            Difference::InTheWay(why) if !why.contains("generation") => {
-                wrong(Class::Io, format!("{}: {why}", path.display()))
-            }
-            Difference::Unreadable(why) => wrong(Class::Denied, format!("{}: {why}", path.display())),
-            _ => {}
+        if let Some((class, why)) = in_the_way(rendered.directory.as_deref(), &path, &difference) {
+            wrong(class, why);
         }
         let index = rendered.files.iter().position(|file| file.path == path);
         report.changes.push(change(&rendered, index, marked.as_ref(), shown, &path, &difference));
