@@ -1,15 +1,14 @@
 //! Whether a staged generation may be published: `expect`, each file's `check`, each secret's `verify` request.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 
-use crate::config::model::{CheckCommand, SecretConfig, TargetConfig};
+use crate::config::model::{CheckCommand, TargetConfig};
 use crate::probe::http::{Answer, ask};
 use crate::process::{self, Exit, Inherit, RunError};
 use crate::render::{RenderErrorKind, Renderer};
-use crate::secret::{SecretName, Snapshot};
+use crate::secret::Snapshot;
 use crate::telemetry::mask;
 
 /// Why a generation may not be published. Masked; never a value.
@@ -57,15 +56,14 @@ impl VerifyError {
 /// The first kind of failure; of several requests all that failed, and refused ones count more than unanswered ones.
 pub async fn verify(
     renderer: &Renderer,
-    secrets: &BTreeMap<SecretName, SecretConfig>,
-    target: &TargetConfig,
     snapshot: &Snapshot,
     staged: &[PathBuf],
+    target: &TargetConfig,
     inherit: &Inherit,
 ) -> Result<(), VerifyError> {
     expect(renderer, snapshot)?;
     check(target, staged, inherit).await?;
-    requests(renderer, secrets, snapshot).await
+    requests(renderer, snapshot).await
 }
 
 /// Holds the values against the `expect` patterns.
@@ -136,16 +134,12 @@ pub async fn check_one(check: &CheckCommand, path: &Path, staged: &Path, inherit
 ///
 /// # Errors
 /// Every refusal; where nobody refused, everybody who did not answer.
-pub async fn requests(
-    renderer: &Renderer,
-    secrets: &BTreeMap<SecretName, SecretConfig>,
-    snapshot: &Snapshot,
-) -> Result<(), VerifyError> {
+pub async fn requests(renderer: &Renderer, snapshot: &Snapshot) -> Result<(), VerifyError> {
     let rendered = renderer
         .verify_requests(snapshot)
         .map_err(|error| VerifyError::new(VerifyErrorKind::Rejected, &error.to_string()))?;
     let asked = rendered.into_iter().filter_map(|(name, request)| {
-        let written = secrets.get(&name)?.verify.as_ref()?;
+        let written = renderer.verify_as_written(&name)?;
         Some(async move { (name, ask(request, written).await) })
     });
     let (mut refused, mut unreachable) = (Vec::new(), Vec::new());

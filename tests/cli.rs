@@ -241,7 +241,14 @@ fn view() -> StatusView {
         reason: None,
         certificates: std::collections::BTreeMap::new(),
     };
-    StatusView { version: "0.1.0".into(), now, started_at: now, targets: vec![target], secrets: vec![] }
+    StatusView {
+        version: "0.1.0".into(),
+        config_error: None,
+        now,
+        started_at: now,
+        targets: vec![target],
+        secrets: vec![],
+    }
 }
 
 #[derive(Default)]

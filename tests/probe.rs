@@ -17,6 +17,11 @@ use tokio::net::{TcpListener, UnixListener};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+fn make(check: &HealthCheck, rendered: Option<&HttpRequest>, timeout: Duration) -> Box<dyn leasehold::probe::Probe> {
+    let context = leasehold::probe::Context { inherit: Default::default(), bus: leasehold::dbus::Bus::system() };
+    leasehold::probe::build(check, rendered, timeout, &context)
+}
+
 fn request(url: impl Into<String>) -> HttpRequest {
     HttpRequest {
         url: url.into(),
@@ -92,7 +97,7 @@ fn response(status: &str, body: &str) -> String {
 }
 
 async fn attempt(request: &HttpRequest, timeout: Duration) -> Attempt {
-    build(&HealthCheck::Http(request.clone()), Some(request), timeout).attempt().await
+    make(&HealthCheck::Http(request.clone()), Some(request), timeout).attempt().await
 }
 
 fn failed(attempt: Attempt) -> String {
@@ -129,7 +134,7 @@ async fn method_headers_and_body_arrive_and_each_attempt_has_its_own_connection(
     asked.method = "POST".into();
     asked.headers = vec![("X-Api-Key".into(), "k1".into()), ("Content-Type".into(), "application/json".into())];
     asked.body = Some("{\"a\":1}".into());
-    let probe = build(&HealthCheck::Http(asked.clone()), Some(&asked), SECOND);
+    let probe = make(&HealthCheck::Http(asked.clone()), Some(&asked), SECOND);
     for _ in 0..3 {
         assert_eq!(probe.attempt().await, Attempt::Pass);
     }
@@ -213,7 +218,7 @@ async fn nobody_listening_is_a_refused_connection_for_http_tcp_and_unix() {
     let port = closed_port().await;
     let reason = failed(attempt(&request(format!("http://127.0.0.1:{port}/")), SECOND).await);
     assert_eq!(reason, format!("GET http://127.0.0.1:{port}/: connection refused"));
-    let tcp = build(&HealthCheck::Tcp(format!("127.0.0.1:{port}")), None, SECOND);
+    let tcp = make(&HealthCheck::Tcp(format!("127.0.0.1:{port}")), None, SECOND);
     assert_eq!(failed(tcp.attempt().await), format!("tcp 127.0.0.1:{port}: connection refused"));
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("app.sock");
@@ -227,7 +232,7 @@ async fn nobody_listening_is_a_refused_connection_for_http_tcp_and_unix() {
 async fn a_listening_port_passes_tcp() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    assert_eq!(build(&HealthCheck::Tcp(address), None, SECOND).attempt().await, Attempt::Pass);
+    assert_eq!(make(&HealthCheck::Tcp(address), None, SECOND).attempt().await, Attempt::Pass);
 }
 
 #[tokio::test]
@@ -349,7 +354,7 @@ async fn a_value_in_the_path_is_not_in_the_reason() {
 }
 
 fn command(run: &[&str], timeout: Duration) -> Box<dyn leasehold::probe::Probe> {
-    build(&HealthCheck::Command(run.iter().map(|s| (*s).into()).collect()), None, timeout)
+    make(&HealthCheck::Command(run.iter().map(|s| (*s).into()).collect()), None, timeout)
 }
 
 #[tokio::test]
@@ -386,15 +391,15 @@ fn alive(pid: i32) -> bool {
 
 #[tokio::test]
 async fn without_a_check_it_is_healthy_and_without_its_request_it_is_not() {
-    assert_eq!(build(&HealthCheck::None, None, SECOND).attempt().await, Attempt::Pass);
+    assert_eq!(make(&HealthCheck::None, None, SECOND).attempt().await, Attempt::Pass);
     let http = HealthCheck::Http(request("http://127.0.0.1:1/"));
-    assert!(failed(build(&http, None, SECOND).attempt().await).contains("missing"));
+    assert!(failed(make(&http, None, SECOND).attempt().await).contains("missing"));
 }
 
 #[tokio::test]
 async fn a_unit_that_cannot_be_asked_about_fails_with_its_name() {
     // Whether or not a system bus runs here, this unit is on none.
-    let probe = build(&HealthCheck::Systemd("leasehold-no-such.service".into()), None, 5 * SECOND);
+    let probe = make(&HealthCheck::Systemd("leasehold-no-such.service".into()), None, 5 * SECOND);
     let reason = failed(probe.attempt().await);
     assert!(reason.starts_with("unit leasehold-no-such.service: "), "{reason}");
 }

@@ -204,6 +204,7 @@ fn status() -> StatusView {
         certificates: BTreeMap::from([("/run/tls.pem".to_owned(), at(9000))]),
     };
     StatusView {
+        config_error: None,
         version: "0.1.0".into(),
         now: at(2000),
         started_at: at(500),

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::counting::{counted, on_reading};
 use super::operations::{Desk, Shared};
 use super::prepare::{Prepared, prepare};
 use super::problem::Class;
-use super::readings::{counted, on_reading};
+use super::readings::dice;
 use super::running::Agent;
 use super::{Failed, Options};
 use crate::config::model::{Config, ReloadConfig, TargetName};
@@ -38,16 +39,6 @@ pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// A random number in `[0, 1)`.
-fn die() -> f64 {
-    use ring::rand::SecureRandom;
-    let mut bytes = [0; 4];
-    match ring::rand::SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
-        Err(_) => 0.5,
-    }
-}
-
 pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
     let file = std::path::absolute(&options.config).unwrap_or_else(|_| options.config.clone());
     let (state_dir, prepared) = open(&file, &options.command)?;
@@ -67,7 +58,7 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
     let cancel = CancellationToken::new();
     let surroundings = watch::Surroundings {
         clock: Arc::clone(&clock),
-        dice: Arc::new(die),
+        dice: Arc::new(dice),
         on_reading: on_reading(audit.clone(), Arc::clone(&clock)),
         cancel: cancel.clone(),
     };
@@ -75,7 +66,7 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
     audit.record(clock(), &Event::AgentStarted { agent_version: env!("CARGO_PKG_VERSION").into() });
     let surroundings = driver::Surroundings {
         clock: Arc::clone(&clock),
-        dice: Arc::new(die),
+        dice: Arc::new(dice),
         metrics: metrics.clone(),
         audit: audit.clone(),
         reload: reload_context(config, &state_dir, options),
@@ -218,7 +209,6 @@ pub(super) fn assignment(prepared: &Prepared, watch: &WatchHandle, name: &str) -
     let config = &prepared.loaded.config;
     Some(Assignment {
         target: Arc::clone(config.targets.get(name)?),
-        secrets: Arc::new(config.secrets.clone()),
         renderer: Arc::clone(prepared.renderers.get(name)?),
         snapshots: watch.snapshots(name)?,
     })

@@ -1,8 +1,9 @@
 //! From a config file to everything that runs.
 
 mod building;
-//pub mod check;
-//pub mod once;
+pub mod check;
+mod counting;
+pub mod once;
 mod operations;
 pub mod prepare;
 pub mod problem;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::building::Clock;
 use crate::admin::AdminView;
 use crate::config::model::{Config, Locator, SecretConfig, TargetName};
-use crate::control::{Operations, Refusal, RefreshLine};
+use crate::control::{Operations, RefreshLine, Refusal};
 use crate::driver::{Driver, Refused};
 use crate::journal::History;
 use crate::secret::SecretName;
@@ -96,7 +96,11 @@ impl Shared {
 /// A target whose store cannot be read is on old secrets: it says so, if nothing worse is to be said.
 fn with_store(view: TargetView, failing: bool) -> TargetView {
     let stale = failing && matches!(view.state.as_str(), "healthy" | "waiting" | "rotating");
-    if stale { TargetView { stale: true, state: "stale".into(), ..view } } else { TargetView { stale: failing, ..view } }
+    if stale {
+        TargetView { stale: true, state: "stale".into(), ..view }
+    } else {
+        TargetView { stale: failing, ..view }
+    }
 }
 
 fn secret_view(status: &SecretStatus, config: Option<&SecretConfig>) -> SecretView {
@@ -179,12 +183,7 @@ impl Operations for Desk {
         })
     }
 
-    fn rollback<'a>(
-        &'a self,
-        target: String,
-        to: Option<u64>,
-        actor: Actor,
-    ) -> BoxFuture<'a, Result<String, Refusal>> {
+    fn rollback<'a>(&'a self, target: String, to: Option<u64>, actor: Actor) -> BoxFuture<'a, Result<String, Refusal>> {
         Box::pin(async move { self.0.driver(&target)?.rollback(to, actor).await.map_err(refusal) })
     }
 

@@ -1,18 +1,23 @@
 //! What is wrong, where, and with which exit code: sysexits.h's classes over a fault with its place.
 
 use std::fmt;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::config::{Fault, Faults};
 use crate::durable::{FileError, FileErrorKind};
+use crate::generation::Difference;
 use crate::render::{RenderError, RenderErrorKind};
 use crate::store::{StoreError, StoreErrorKind};
+use crate::verify::{VerifyError, VerifyErrorKind};
 
 /// The classes of sysexits.h that a fault can have, in the order in which they decide an exit code: where several
 /// apply, the first one here counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
+    /// 64, EX_USAGE: the command names what the config has not.
+    Usage,
     /// 78, EX_CONFIG: the config is invalid, or asks for what this build has not.
     Config,
     /// 65, EX_DATAERR: a template or its output is invalid, or a value was refused.
@@ -31,6 +36,7 @@ impl Class {
     /// The exit code.
     pub fn code(self) -> u8 {
         match self {
+            Self::Usage => 64,
             Self::Config => 78,
             Self::Template => 65,
             Self::Missing => 66,
@@ -53,6 +59,17 @@ impl Class {
     /// What a failed act on a file means.
     pub fn of_file(error: &FileError) -> Self {
         if error.kind() == FileErrorKind::Denied { Self::Denied } else { Self::Io }
+    }
+
+    /// What a refused or interrupted verification means.
+    pub fn of_verify(error: &VerifyError) -> Self {
+        match error.kind {
+            VerifyErrorKind::Rejected => Self::Template,
+            VerifyErrorKind::Missing | VerifyErrorKind::NoProgram { denied: false } => Self::Missing,
+            VerifyErrorKind::NoProgram { denied: true } => Self::Denied,
+            VerifyErrorKind::CheckBroken => Self::Io,
+            VerifyErrorKind::Unreachable => Self::Unavailable,
+        }
     }
 
     /// What a fault means that was found before there was any value: names that the config does not declare are the
@@ -96,6 +113,19 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fault.fmt(f)
+    }
+}
+
+/// What keeps a file from being published, of what is found in its place. In a `directory` only the folder itself and
+/// `..data` can: the rest of its layout is made anew.
+pub(super) fn in_the_way(directory: Option<&Path>, path: &Path, found: &Difference) -> Option<(Class, String)> {
+    match found {
+        Difference::InTheWay(why) => {
+            let harmless = directory.is_some_and(|root| path != root && path != root.join("..data"));
+            (!harmless).then(|| (Class::Io, format!("{}: {why}", path.display())))
+        }
+        Difference::Unreadable(why) => Some((Class::Denied, format!("{}: {why}", path.display()))),
+        Difference::Absent | Difference::Bytes | Difference::Mode { .. } | Difference::Owner { .. } => None,
     }
 }
 

@@ -1,108 +1,82 @@
-//! What every reading is told to: the mask, the metrics, the audit.
+//! One round of reading for commands that end: what every target gets, and what could not be read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use ring::rand::SecureRandom;
+use tokio_util::sync::CancellationToken;
 
-use crate::config::model::{Locator, StoreName};
-use crate::secret::{Lease, Reading, SecretName, Version};
-use crate::store::{Store, StoreError, StoreErrorKind};
-use crate::telemetry::audit::{Audit, Event};
+use crate::config::model::{Config, TargetName};
+use crate::secret::{SecretName, Snapshot};
+use crate::store::StoreError;
 use crate::telemetry::mask::{self, Masked};
-use crate::telemetry::metrics::Metrics;
-use crate::watch::{OnReading, Stores};
+use crate::watch::{self, Once, Stores, Surroundings, Uses};
 
-/// Readings of one secret whose values stay masked: the one in use, the one before, and a remembered one.
-const KEPT: usize = 3;
-
+/// What a round brought.
 #[derive(Default)]
-struct Seen {
-    masked: VecDeque<Masked>,
-    version: Option<Version>,
+pub(super) struct Readings {
+    /// The targets all of whose secrets could be read.
+    pub snapshots: BTreeMap<TargetName, Snapshot>,
+    /// The secrets that could not.
+    pub errors: BTreeMap<SecretName, StoreError>,
 }
 
-/// Masks every reading before any target sees it, and audits every new version.
-pub(super) fn on_reading(audit: Audit, clock: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>) -> OnReading {
-    let seen: Mutex<BTreeMap<SecretName, Seen>> = Mutex::default();
-    Arc::new(move |name, reading| {
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = seen.entry(name.clone()).or_default();
-        known.masked.push_back(mask::registry().reading(reading));
-        if known.masked.len() > KEPT {
-            known.masked.pop_front();
-        }
-        let before = known.version.replace(reading.version.clone());
-        if before.as_ref() != Some(&reading.version) {
-            let previous = before.map(|v| v.0);
-            let (secret, version) = (name.to_string(), reading.version.0.clone());
-            audit.record(clock(), &Event::SecretChanged { secret, version, previous });
-        }
-    })
+/// The stores of one command, and the masks of everything read from them, for as long as this lives.
+pub(super) struct Reader {
+    stores: Stores,
+    surroundings: Surroundings,
+    _masked: Arc<Mutex<Vec<Masked>>>,
 }
 
-/// The same stores, counted. Stores that are counted already (in `old`) stay as they are.
-pub(super) fn counted(stores: Stores, old: &Stores, metrics: &Metrics) -> Stores {
-    let count = |(name, store): (StoreName, Arc<dyn Store>)| {
-        let known = old.get(&name).is_some_and(|old| Arc::ptr_eq(old, &store));
-        let counted = if known {
-            store
-        } else {
-            Arc::new(Counted { name: Arc::clone(&name), store, metrics: metrics.clone() })
+impl Reader {
+    pub fn new(stores: Stores) -> Self {
+        let masked: Arc<Mutex<Vec<Masked>>> = Arc::default();
+        let hold = Arc::clone(&masked);
+        let surroundings = Surroundings {
+            clock: Arc::new(Timestamp::now),
+            dice: Arc::new(dice),
+            on_reading: Arc::new(move |_, reading| {
+                hold.lock().unwrap_or_else(PoisonError::into_inner).push(mask::registry().reading(reading));
+            }),
+            cancel: CancellationToken::new(),
         };
-        (name, counted)
-    };
-    stores.into_iter().map(count).collect()
-}
+        Self { stores, surroundings, _masked: masked }
+    }
 
-struct Counted {
-    name: StoreName,
-    store: Arc<dyn Store>,
-    metrics: Metrics,
-}
-
-impl Counted {
-    fn note<T>(&self, answer: Result<T, StoreError>, good: impl FnOnce(&Metrics)) -> Result<T, StoreError> {
-        match &answer {
-            Ok(_) => good(&self.metrics),
-            Err(error) => self.metrics.store_failed(&self.name, word(error.kind)),
+    /// Reads what `uses` names. A secret that cannot be read within the wait costs only the targets that use it.
+    pub async fn read(&self, config: &Config, uses: &Uses, once: Once) -> Readings {
+        let mut readings = Readings::default();
+        let (mut uses, mut once) = (uses.clone(), once);
+        while !uses.is_empty() {
+            match watch::read_once(config, &self.stores, &uses, &self.surroundings, once).await {
+                Ok(snapshots) => {
+                    readings.snapshots.extend(snapshots);
+                    break;
+                }
+                Err(errors) => {
+                    readings.errors.extend(errors);
+                    uses.retain(|_, used| !used.iter().any(|name| readings.errors.contains_key(name)));
+                    once.wait = Duration::ZERO;
+                }
+            }
         }
-        answer
+        readings
     }
 }
 
-fn word(kind: StoreErrorKind) -> &'static str {
-    match kind {
-        StoreErrorKind::Unavailable => "unavailable",
-        StoreErrorKind::Denied => "denied",
-        StoreErrorKind::Missing => "missing",
-        StoreErrorKind::Malformed => "malformed",
-        StoreErrorKind::NotBuilt => "not_built",
-    }
+/// The targets that use any of these secrets.
+pub(super) fn blocked(uses: &Uses, errors: &BTreeMap<SecretName, StoreError>) -> Uses {
+    let uses_one = |used: &BTreeSet<SecretName>| used.iter().any(|name| errors.contains_key(name));
+    uses.iter().filter(|(_, used)| uses_one(used)).map(|(name, used)| (name.clone(), used.clone())).collect()
 }
 
-impl Store for Counted {
-    fn read<'a>(&'a self, locator: &'a Locator) -> BoxFuture<'a, Result<Reading, StoreError>> {
-        Box::pin(async move { self.note(self.store.read(locator).await, |m| m.store_read(&self.name)) })
-    }
-
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        self.store.changed()
-    }
-
-    fn previous<'a>(
-        &'a self,
-        locator: &'a Locator,
-        current: &'a Reading,
-    ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
-        self.store.previous(locator, current)
-    }
-
-    fn renew<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>> {
-        Box::pin(async move { self.note(self.store.renew(lease).await, |m| m.lease_renewed(&self.name)) })
-    }
-
-    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.revoke(lease)
+/// A random number in `[0, 1)`; the middle where the system has none to give.
+pub(super) fn dice() -> f64 {
+    let mut bytes = [0u8; 4];
+    match ring::rand::SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
+        Err(_) => 0.5,
     }
 }

@@ -13,9 +13,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::building::{assignment, environment};
+use super::counting::counted;
 use super::operations::Shared;
 use super::prepare::{Prepared, prepare};
-use super::readings::counted;
 use crate::driver::{self, Driver, Ended};
 use crate::notify_systemd;
 use crate::pathwatch::PathWatch;

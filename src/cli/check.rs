@@ -24,12 +24,12 @@ pub(super) fn run(arguments: &Check, context: &Context) -> Result<u8, Failure> {
     if arguments.json {
         print_json(&report.json())?;
     } else {
-        faults(&report.warnings, &report.problems);
+        faults(&report.warnings, &report.faults);
         let doubts = match report.warnings.len() {
             0 => String::new(),
             number => format!(", {}", count(number, "warning")),
         };
-        let verdict = match report.problems.len() {
+        let verdict = match report.faults.len() {
             0 => format!("{file}: sound{doubts}\n"),
             number => format!("{file}: {}{doubts}\n", count(number, "fault")),
         };

@@ -81,6 +81,9 @@ fn text(status: &StatusView, colour: bool) -> String {
     for secret in &status.secrets {
         secrets.row(secret_row(secret, status), remarks(secret.error.as_deref(), Paint::Red));
     }
+    if let Some(error) = &status.config_error {
+        out.push_str(&format!("config or template on disk is not in force: {error}\n"));
+    }
     for table in [targets.text(colour), secrets.text(colour)].iter().filter(|text| !text.is_empty()) {
         out += "\n";
         out += table;
@@ -209,6 +212,7 @@ mod tests {
             ..target("gateway", "degraded")
         };
         let status = StatusView {
+            config_error: None,
             version: "0.1.0".into(),
             now: at(0),
             started_at: at(-7_500),

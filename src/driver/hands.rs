@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Secrets;
 use super::inputs::Inputs;
 use super::operation::{Answer, failpoints, name};
 use super::trial::Trying;
@@ -24,7 +23,6 @@ use crate::verify;
 /// Everything that operations touch.
 pub(super) struct Hands {
     pub target: Arc<TargetConfig>,
-    pub secrets: Arc<Secrets>,
     pub generations: Generations,
     pub journal: Arc<JournalFile<Journal>>,
     /// The journal as it was last saved.
@@ -88,8 +86,8 @@ impl Hands {
             Err(error) => return Answer::for_now(error),
         };
         let paths: Vec<_> = (0..self.target.files.len()).filter_map(|i| staged.file_path(i)).collect();
-        let (secrets, target, inherit) = (&self.secrets, &self.target, &self.probe.inherit);
-        match verify::verify(&inputs.renderer, secrets, target, &inputs.snapshot, &paths, inherit).await {
+        let (target, inherit) = (&self.target, &self.probe.inherit);
+        match verify::verify(&inputs.renderer, &inputs.snapshot, &paths, target, inherit).await {
             Ok(()) => Answer::of(Event::Done),
             Err(error) if error.for_good => Answer::for_good(error.message),
             Err(error) => Answer::for_now(error.message),

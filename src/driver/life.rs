@@ -99,7 +99,6 @@ impl Life {
         let record = Record::open(&dir, &name, committed, &surroundings).map_err(state_error)?;
         let hands = Hands {
             target: Arc::clone(&target),
-            secrets: Arc::clone(&assignment.secrets),
             generations,
             journal: Arc::new(file),
             saved: journal.clone(),
@@ -321,7 +320,6 @@ impl Life {
         if let Some(hands) = &mut self.hands {
             hands.probe = probe_context(&self.context);
             hands.target = Arc::clone(&target);
-            hands.secrets = Arc::clone(&self.assignment.secrets);
             if other_reload {
                 self.other_reload(&target).await;
             }

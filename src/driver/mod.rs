@@ -11,17 +11,16 @@ mod record;
 mod trial;
 mod view;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::model::{SecretConfig, TargetConfig};
+use crate::config::model::TargetConfig;
 use crate::reload;
 use crate::render::Renderer;
-use crate::secret::{SecretName, Snapshot};
+use crate::secret::Snapshot;
 use crate::state_dir::StateDir;
 use crate::telemetry::audit::{Actor, Audit};
 use crate::telemetry::metrics::Metrics;
@@ -31,9 +30,6 @@ pub use life::Ended;
 
 /// A target's snapshots, the newest only.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
-
-/// Secrets by name.
-pub type Secrets = BTreeMap<SecretName, SecretConfig>;
 
 /// What a driver is given of the world.
 #[derive(Clone)]
@@ -59,8 +55,6 @@ pub struct Surroundings {
 pub struct Assignment {
     /// Its config.
     pub target: Arc<TargetConfig>,
-    /// The secrets of the config: which have a `verify`.
-    pub secrets: Arc<Secrets>,
     /// Its templates.
     pub renderer: Arc<Renderer>,
     /// Its inputs.

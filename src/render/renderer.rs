@@ -186,6 +186,11 @@ impl Renderer {
         Ok(out)
     }
 
+    /// A secret's `verify` request as it stands in the config: what messages may quote.
+    pub fn verify_as_written(&self, secret: &SecretName) -> Option<&HttpRequest> {
+        self.secrets.get(secret)?.verify.as_ref()
+    }
+
     /// Holds the `expect` patterns of the secrets in use against a snapshot.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! `LEASEHOLD_SEARCH=deep cargo test --release --test rotation_search -- --nocapture` walks a longer bound.
 
 mod explore;
+mod mutants;
 mod rules;
 mod world;
 
