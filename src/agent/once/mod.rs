@@ -101,7 +101,7 @@ fn one_problem(options: &Options, class: Class, message: String, hint: Option<St
 
 fn narrowed(options: &Options, prepared: &Prepared) -> Result<Uses, Report> {
     let mut uses = prepared.uses.clone();
-    for name in options.targets.iter().filter(|name| !prepared.uses.contains_key(name.as_str())) {
+    if let Some(name) = options.targets.iter().find(|name| !prepared.uses.contains_key(name.as_str())) {
         let hint = did_you_mean(name, prepared.uses.keys().map(|known| &**known));
         return Err(one_problem(options, Class::Usage, format!("there is no target '{name}'"), hint));
     }
