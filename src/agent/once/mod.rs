@@ -59,6 +59,7 @@ async fn attempt(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> Res
     // The key is in the state directory, which the config names: compiled once without it, to know what is wrong.
     let scratch = state_dir::ephemeral_key().map_err(|error| failed(options, &error))?;
     let first = prepare(&options.file, &[], &scratch, env).map_err(faulty)?;
+    narrowed(options, &first)?;
     let state = match options.dry_run {
         true => None,
         false => Some(StateDir::open(&first.loaded.config.state_dir).map_err(|error| failed(options, &error))?),
