@@ -245,7 +245,7 @@ pub(super) async fn units(prepared: &Prepared, report: &mut Report) {
                     needs.lacks(Class::Missing, &format!("systemd knows no unit {unit}"), None, report);
                 }
                 Err(error) => {
-                    reachable = error.is_transient().then_some(false).unwrap_or(true);
+                    reachable = !error.is_transient();
                     Needs { offline: true, ..needs }.lacks(
                         Class::Unavailable,
                         &format!("unit {unit}: {error}"),

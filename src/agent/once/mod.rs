@@ -59,6 +59,7 @@ async fn attempt(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> Res
     // The key is in the state directory, which the config names: compiled once without it, to know what is wrong.
     let scratch = state_dir::ephemeral_key().map_err(|error| failed(options, &error))?;
     let first = prepare(&options.file, &[], &scratch, env).map_err(faulty)?;
+    narrowed(options, &first)?;
     let state = match options.dry_run {
         true => None,
         false => Some(StateDir::open(&first.loaded.config.state_dir).map_err(|error| failed(options, &error))?),
@@ -101,7 +102,7 @@ fn one_problem(options: &Options, class: Class, message: String, hint: Option<St
 
 fn narrowed(options: &Options, prepared: &Prepared) -> Result<Uses, Report> {
     let mut uses = prepared.uses.clone();
-    for name in options.targets.iter().filter(|name| !prepared.uses.contains_key(name.as_str())) {
+    if let Some(name) = options.targets.iter().find(|name| !prepared.uses.contains_key(name.as_str())) {
         let hint = did_you_mean(name, prepared.uses.keys().map(|known| &**known));
         return Err(one_problem(options, Class::Usage, format!("there is no target '{name}'"), hint));
     }
