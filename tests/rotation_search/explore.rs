@@ -229,9 +229,7 @@ fn commands(machine: Machine, world: &World, out: &mut Nexts) {
     }
     let mut next = world.clone();
     next.budget.commands -= 1;
-    let mut released = next.clone();
-    released.condemned = 0;
-    told(machine, released, Event::Release, out);
+    told(machine, next.clone(), Event::Release, out);
     for generation in &world.disk.retained {
         let known = world.state.journal.retained.contains(generation);
         if known && world.dead & bit(*generation) == 0 {

@@ -55,16 +55,20 @@ pub fn stop_rules(world: &World) -> Rule {
     }
 }
 
-/// A wait that only the world can end: no newer inputs to take, and what it waits for is unhealthy itself.
+/// A wait that only the world can end: no newer inputs to take, and what it waits for is live and unhealthy itself.
 pub fn hopeless(world: &World, retry: Retry) -> bool {
     let unwell = |g: Generation| world.digest_of(g) == world.bad || world.dead & bit(g) != 0;
+    let tried = |g: Generation| unwell(g) && world.live == Live::Whole(g);
     let committed = world.state.journal.committed.map(|c| c.digest.0);
     let nothing_newer = |waited: u64| {
-        world.newest == waited || committed == Some(world.newest) || world.condemned & (1 << world.newest) != 0
+        world.held
+            || world.newest == waited
+            || committed == Some(world.newest)
+            || world.condemned & (1 << world.newest) != 0
     };
     match retry {
-        Retry::Forward(_, candidate) => nothing_newer(candidate.digest.0) && unwell(candidate.generation),
-        Retry::Back(plan) => nothing_newer(plan.to.digest.0) && unwell(plan.to.generation),
+        Retry::Forward(_, candidate) => nothing_newer(candidate.digest.0) && tried(candidate.generation),
+        Retry::Back(plan) => nothing_newer(plan.to.digest.0) && tried(plan.to.generation),
         _ => false,
     }
 }
@@ -74,8 +78,7 @@ pub fn at_rest(world: &World) -> Rule {
     match world.state.phase {
         Phase::Rest => {}
         Phase::Waiting(retry) => {
-            ensure(hopeless(world, retry), "a wait has a reason")?;
-            return ensure(world.live != Live::Mixed, "a wait with whole files only");
+            return ensure(hopeless(world, retry), "a wait has a reason");
         }
         _ => return ensure(false, "a world drains to rest"),
     }

@@ -85,7 +85,7 @@ fn world_rules(world: &World) -> Rule {
     ensure(!world.crowded, "one operation in flight")?;
     let (flies, waits) = (world.flight.is_some(), world.timer);
     let agrees = match state.phase {
-        Phase::Rest => !flies && !waits,
+        Phase::Rest => !flies,
         Phase::Waiting(_) => !flies && waits,
         Phase::Stopped => !flies && !waits && world.stopped,
         _ => flies && !waits,
@@ -101,7 +101,8 @@ fn world_rules(world: &World) -> Rule {
         Live::Mixed => false,
     };
     ensure(live || witness, "files that are not the committed ones have a witness on disk")?;
-    let runs = !world.present || world.taken.is_none() || world.taken == number(disk.committed);
+    let runs =
+        !world.present || state.policy.supervised || world.taken.is_none() || world.taken == number(disk.committed);
     ensure(runs || witness, "a process that is not on the committed generation has a witness on disk")
 }
 
@@ -169,7 +170,7 @@ fn report_rules(world: &World, report: &Report) -> Rule {
     match report.outcome {
         Outcome::Committed => ensure(saved.is_some() && saved == generation, "committed is told when it is on disk"),
         Outcome::RolledBack => {
-            let back = saved.is_some_and(|c| world.live == Live::Whole(c)) && saved != generation;
+            let back = saved.is_some_and(|c| world.live == Live::Whole(c));
             ensure(back && world.disk.intent.is_none(), "rolled back is told when it is on disk")
         }
         Outcome::Quarantined => {

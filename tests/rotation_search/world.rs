@@ -19,6 +19,10 @@ pub fn bit(generation: Generation) -> Set {
     1 << generation
 }
 
+fn digests(list: &[Digest]) -> u8 {
+    list.iter().fold(0, |set, d| set | 1 << d.0)
+}
+
 /// What the destination paths hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Live {
@@ -59,6 +63,8 @@ pub struct World {
     pub announced: bool,
     /// Digests that failed for good, as far as a crash would remember. Judged by the world, not by the machine.
     pub condemned: u8,
+    /// Condemned digests of which a release is not on disk yet.
+    pub pardoned: u8,
     /// Digests whose rotation began and was not yet told to have ended.
     pub begun: u8,
     /// Whether an operator is waited for, as far as a crash would remember.
@@ -135,6 +141,7 @@ impl World {
             newest: 0,
             announced: false,
             condemned: 0,
+            pardoned: 0,
             begun: 0,
             held: false,
             asked: None,
@@ -195,9 +202,10 @@ impl World {
         }
         // A release that came while the hold was being saved has the last word.
         self.held |= outcome == Outcome::Held && self.state.journal.held;
-        if generation.is_some() && generation == self.asked {
+        let committed = outcome == Outcome::Committed;
+        if generation.is_some() && generation == self.asked && (self.disk.held || !committed) {
             self.asked = None;
-            self.held |= outcome == Outcome::Committed;
+            self.held |= committed && self.state.journal.held;
         }
     }
 
@@ -227,7 +235,10 @@ impl World {
     pub fn tell(&mut self, machine: Machine, event: Event) -> Happened {
         self.judge(event);
         match event {
-            Event::Release => self.held = false,
+            Event::Release => {
+                self.held = false;
+                self.pardoned |= std::mem::take(&mut self.condemned);
+            }
             Event::Rollback(generation, _) => self.asked = Some(generation),
             Event::Stop => self.asked = None,
             Event::Unchanged => {
@@ -273,6 +284,7 @@ impl World {
                     self.lives = 0;
                     self.published_this_life = false;
                 }
+                self.pardoned &= digests(&journal.quarantined);
                 self.disk = journal.clone();
                 Event::Done
             }
@@ -345,7 +357,7 @@ impl World {
         self.announced = false;
         self.timer = false;
         self.proven = None;
-        self.condemned &= self.disk.quarantined.iter().fold(0, |set, d| set | 1 << d.0);
+        self.condemned = (self.condemned | std::mem::take(&mut self.pardoned)) & digests(&self.disk.quarantined);
         self.begun &= self.disk.intent.map_or(0, |i| 1 << i.digest.0);
         self.held = self.disk.held;
         self.asked = self.disk.intent.filter(|i| i.hold).map(|i| i.generation);
