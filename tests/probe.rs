@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use leasehold::config::model::{HealthCheck, HttpRequest};
 use leasehold::probe::http::{Answer, ask};
-use leasehold::probe::{Attempt, build};
+use leasehold::probe::Attempt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 

@@ -2,7 +2,8 @@
 
 use super::step::Next;
 use super::{
-    Back, Candidate, Committed, Digest, Effect, Event, Failure, Forward, Intent, Outcome, Phase, Plan, Retry, State,
+    Back, Begun, Candidate, Committed, Digest, Effect, Event, Failure, Forward, Intent, Outcome, Phase, Plan, Retry,
+    State,
 };
 use crate::config::model::OnUnhealthy;
 
@@ -12,6 +13,7 @@ impl State {
             _ if self.stopping => self.stopped(),
             Event::Staged(generation) => {
                 let candidate = Candidate { generation, digest, hold: false };
+                self.begun = Some(Begun { digest, generation: Some(generation) });
                 self.go(Phase::Verifying(candidate), Effect::Verify(generation))
             }
             Event::Unchanged => {
@@ -20,6 +22,7 @@ impl State {
                     self.unsaved = true;
                 }
                 self.attempt = 0;
+                self.ended(digest);
                 self.next()
             }
             Event::Failed(failure) => self.abort(digest, None, failure),
@@ -67,7 +70,14 @@ impl State {
 
     pub(super) fn forward(mut self, at: Forward, candidate: Candidate, event: Event) -> Next {
         match (at, event) {
-            (Forward::Intend, Event::Done) if self.stopping => self.stopped(),
+            // Settled: nothing was touched yet. Else a life before this one may have published.
+            (Forward::Intend, Event::Done) if self.stopping => {
+                if self.settled {
+                    self.stopped()
+                } else {
+                    self.wind_back()
+                }
+            }
             (Forward::Intend, Event::Done) => self.publish(candidate),
             (Forward::Intend, Event::Failed(_)) => self.not_intended(candidate),
             (Forward::Publish, Event::Published { changed }) => {
@@ -96,11 +106,11 @@ impl State {
                 if self.stopping { self.stopped() } else { self.wait(Retry::Commit { proven, candidate }) }
             }
             (Forward::Hold, Event::Done | Event::Failed(_)) => {
-                self.unsaved = !matches!(event, Event::Done);
+                let saved = event == Event::Done;
+                self.unsaved |= !saved;
+                self.ended(candidate.digest);
                 let report = Self::report(Outcome::Held, candidate);
-                let (state, mut effects) = if self.unsaved { self.wait(Retry::Next) } else { self.next() };
-                effects.insert(0, report);
-                (state, effects)
+                Self::after(Some(report), if saved { self.next() } else { self.wait(Retry::Next) })
             }
             (Forward::Halt, Event::Done | Event::Failed(_)) if self.stopping => self.stopped(),
             (Forward::Halt, Event::Done | Event::Failed(_)) => self.wait(Retry::Forward(Forward::Reload, candidate)),
@@ -117,6 +127,9 @@ impl State {
         if self.settled {
             self.journal.intent = None;
         }
+        if candidate.hold {
+            self.command = self.command.or(Some(candidate));
+        }
         self.backoff = Some(candidate.digest);
         self.wait(Retry::Next)
     }
@@ -125,7 +138,7 @@ impl State {
         let Candidate { generation, digest, hold } = candidate;
         self.journal.commit(Committed { generation, digest, proven }, self.policy.keep);
         self.journal.quarantined.retain(|d| *d != digest);
-        self.journal.held = hold;
+        self.journal.held |= hold;
         self.expired = false;
         self.save(Phase::Forward(Forward::Commit { proven }, candidate))
     }
@@ -135,9 +148,9 @@ impl State {
         self.attempt = 0;
         self.backoff = None;
         self.littered = true;
-        let (state, mut effects) = if self.settled || self.stopping { self.next() } else { self.wait_unsettled() };
-        effects.insert(0, Self::report(Outcome::Committed, candidate));
-        (state, effects)
+        self.ended(candidate.digest);
+        let report = Self::report(Outcome::Committed, candidate);
+        Self::after(Some(report), if self.settled || self.stopping { self.next() } else { self.wait_unsettled() })
     }
 
     fn unhealthy(mut self, candidate: Candidate, failure: Failure) -> Next {
@@ -158,10 +171,7 @@ impl State {
             return self.wind_back();
         }
         if let Some(to) = self.fallback() {
-            match failure {
-                Failure::ForGood => self.quarantine(candidate),
-                Failure::ForNow => self.backoff = Some(candidate.digest),
-            }
+            self.blame(candidate, failure);
             return self.back(Plan { to, failed: Some(candidate) });
         }
         match self.takeable() {

@@ -191,10 +191,21 @@ pub struct State {
     pub attempt: u32,
     /// Inputs that failed for now: they are not taken before a wait.
     pub backoff: Option<Digest>,
+    /// The rotation whose end was not told yet.
+    pub begun: Option<Begun>,
     /// An operator's rollback that waits for its turn.
     pub command: Option<Candidate>,
     /// Whether to wind up.
     pub stopping: bool,
+}
+
+/// A rotation that began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Begun {
+    /// Of these inputs.
+    pub digest: Digest,
+    /// As this generation, once one was staged.
+    pub generation: Option<Generation>,
 }
 
 /// What is going on. Every phase but `Rest`, `Waiting` and `Stopped` has one operation in flight.

@@ -1,7 +1,7 @@
 //! The way back to a committed generation: after a failure, at the start, after a supervised process died.
 
 use super::step::Next;
-use super::{Back, Candidate, Committed, Effect, Event, Outcome, Phase, Plan, Retry, State};
+use super::{Back, Candidate, Committed, Effect, Event, Failure, Outcome, Phase, Plan, Retry, State};
 use crate::config::model::OnUnhealthy;
 
 impl State {
@@ -41,7 +41,7 @@ impl State {
             (Back::Probe, Event::Failed(_)) if self.policy.on_unhealthy == OnUnhealthy::Ignore => {
                 self.record(plan, true)
             }
-            (Back::Probe, Event::Failed(_)) => self.refused(plan),
+            (Back::Probe, Event::Failed(failure)) => self.refused(plan, failure),
             (Back::Record { .. }, Event::Done) => self.recorded(plan),
             (Back::Record { proven }, Event::Failed(_)) => {
                 self.unsaved = true;
@@ -64,20 +64,20 @@ impl State {
         if self.backoff.is_none() {
             self.attempt = 0;
         }
-        let (state, mut effects) = if self.settled || self.stopping { self.next() } else { self.wait_unsettled() };
         if let Some(failed) = plan.failed {
-            effects.insert(0, Self::report(Outcome::RolledBack, failed));
+            self.ended(failed.digest);
         }
-        (state, effects)
+        let report = plan.failed.map(|failed| Self::report(Outcome::RolledBack, failed));
+        Self::after(report, if self.settled || self.stopping { self.next() } else { self.wait_unsettled() })
     }
 
     /// The generation to go back to is not healthy itself. One that never was gives way to the last that was.
-    fn refused(mut self, plan: Plan) -> Next {
+    fn refused(mut self, plan: Plan, failure: Failure) -> Next {
         match self.journal.refuge {
             Some(refuge) if self.policy.on_unhealthy == OnUnhealthy::Rollback && !plan.to.proven && !self.stopping => {
                 let Committed { generation, digest, .. } = plan.to;
                 let failed = Candidate { generation, digest, hold: false };
-                self.quarantine(failed);
+                self.blame(failed, failure);
                 self.back(Plan { to: refuge, failed: Some(failed) })
             }
             _ => self.degraded(plan),

@@ -1,8 +1,8 @@
 //! What happened, and what follows: the dispatch, and the choice of the next thing to do.
 
 use super::{
-    Back, Candidate, Committed, Digest, Effect, Event, Failure, Forward, Journal, Outcome, Phase, Plan, Policy, Report,
-    Retry, State,
+    Back, Begun, Candidate, Committed, Digest, Effect, Event, Failure, Forward, Journal, Outcome, Phase, Plan, Policy,
+    Report, Retry, State,
 };
 
 /// A state and what to do now.
@@ -32,18 +32,21 @@ pub fn recover(journal: Journal, policy: Policy, expired: bool) -> (State, Vec<E
         newest: None,
         settled: false,
         died: false,
-        touched: journal.intent.is_some(),
+        // With either, another generation may have been live, and what the process took up is not known.
+        touched: journal.intent.is_some() || journal.refuge.is_some(),
         littered: true,
         prune_failed: false,
         expired,
         attempt: 0,
         backoff: None,
+        begun: None,
         command: None,
         stopping: false,
         journal,
     };
     let Some(intent) = state.journal.intent else { return state.next() };
     let candidate = intent.candidate();
+    state.begun = Some(Begun { digest: candidate.digest, generation: Some(candidate.generation) });
     if state.journal.held {
         return state.publish(candidate);
     }
@@ -93,6 +96,14 @@ impl State {
         }
     }
 
+    /// What a failure means for its inputs: not again, or not before a wait.
+    pub(super) fn blame(&mut self, candidate: Candidate, failure: Failure) {
+        match failure {
+            Failure::ForGood => self.quarantine(candidate),
+            Failure::ForNow => self.backoff = Some(candidate.digest),
+        }
+    }
+
     /// The newest inputs, where they are not what is committed, not quarantined, and nobody holds the target.
     pub(super) fn takeable(&self) -> Option<Digest> {
         let committed = self.journal.committed.map(|c| c.digest);
@@ -103,7 +114,25 @@ impl State {
 
     pub(super) fn stage(mut self, digest: Digest) -> Next {
         self.littered = true;
-        self.go(Phase::Staging(digest), Effect::Stage(digest))
+        let superseded = self.superseded(Some(digest));
+        self.begun = Some(Begun { digest, generation: None });
+        Self::after(superseded, self.go(Phase::Staging(digest), Effect::Stage(digest)))
+    }
+
+    /// A rotation of these inputs has ended, and is told.
+    pub(super) fn ended(&mut self, digest: Digest) {
+        self.begun = self.begun.filter(|b| b.digest != digest);
+    }
+
+    /// The end of a rotation that is not of these inputs any more.
+    fn superseded(&mut self, now: Option<Digest>) -> Option<Effect> {
+        let Begun { digest, generation } = self.begun.take_if(|b| Some(b.digest) != now)?;
+        Some(Effect::Report(Report { outcome: Outcome::Superseded, generation, digest }))
+    }
+
+    /// Tells something before what follows.
+    pub(super) fn after(report: Option<Effect>, (state, effects): Next) -> Next {
+        (state, report.into_iter().chain(effects).collect())
     }
 
     /// Nothing is in flight: what is there to do?
@@ -111,6 +140,15 @@ impl State {
         if self.stopping {
             return self.stopped();
         }
+        let open = self.journal.intent.map(|i| i.digest);
+        let superseded = match self.begun {
+            Some(begun) if open != Some(begun.digest) => self.superseded(self.takeable()),
+            _ => None,
+        };
+        Self::after(superseded, self.choose())
+    }
+
+    fn choose(mut self) -> Next {
         if self.unsaved {
             return self.save(Phase::Saving);
         }
@@ -132,7 +170,7 @@ impl State {
             return if self.backoff == Some(digest) { self.wait(Retry::Stage(digest)) } else { self.stage(digest) };
         }
         match open {
-            Some(candidate) if !self.settled && !self.journal.held => {
+            Some(candidate) if !self.settled && (self.died || !self.journal.held) => {
                 self.wait(Retry::Forward(Forward::Publish, candidate))
             }
             _ if self.prunable() => self.wait(Retry::Prune),
@@ -156,28 +194,21 @@ impl State {
         match self.phase {
             Phase::Rest => self.next(),
             Phase::Waiting(Retry::Prune) if self.takeable().is_some() => self.next(),
-            Phase::Waiting(Retry::Stage(old)) if old != digest => self.superseded(old, None, State::next),
-            Phase::Waiting(Retry::Verify(old)) if old.digest != digest => {
-                self.superseded(old.digest, Some(old), State::next)
-            }
+            Phase::Waiting(Retry::Stage(old)) if old != digest => self.afresh().next(),
+            Phase::Waiting(Retry::Verify(old)) if old.digest != digest => self.afresh().next(),
             Phase::Waiting(Retry::Forward(_, old)) if old.digest != digest && self.takeable().is_some() => {
-                self.superseded(old.digest, Some(old), move |s| s.stage(digest))
+                self.afresh().stage(digest)
             }
-            Phase::Waiting(Retry::Back(plan)) if self.takeable().is_some() => match plan.failed {
-                Some(old) => self.superseded(old.digest, Some(old), move |s| s.stage(digest)),
-                None => self.stage(digest),
-            },
+            Phase::Waiting(Retry::Back(_)) if self.takeable().is_some() => self.afresh().stage(digest),
             _ => self.stay(),
         }
     }
 
-    fn superseded(mut self, digest: Digest, old: Option<Candidate>, then: impl FnOnce(State) -> Next) -> Next {
+    /// Other inputs: what the old ones met does not count.
+    fn afresh(mut self) -> State {
         self.attempt = 0;
         self.backoff = None;
-        let (state, mut effects) = then(self);
-        let generation = old.map(|c| c.generation);
-        effects.insert(0, Effect::Report(Report { outcome: Outcome::Superseded, generation, digest }));
-        (state, effects)
+        self
     }
 
     fn died(mut self) -> Next {
@@ -309,14 +340,14 @@ impl State {
         if failure == Failure::ForGood {
             self.journal.quarantine(digest);
             self.unsaved = true;
-            let (state, mut effects) = self.next();
+            self.ended(digest);
             let generation = candidate.map(|c| c.generation);
-            effects.insert(0, Effect::Report(Report { outcome: Outcome::Quarantined, generation, digest }));
-            return (state, effects);
+            let report = Effect::Report(Report { outcome: Outcome::Quarantined, generation, digest });
+            return Self::after(Some(report), self.next());
         }
         self.backoff = Some(digest);
         if self.newest != Some(digest) {
-            return self.superseded(digest, candidate, State::next);
+            return self.afresh().next();
         }
         match candidate {
             _ if !self.settled && self.journal.committed.is_some() => self.wait_unsettled(),

@@ -5,13 +5,15 @@ use std::hash::{BuildHasher, RandomState};
 
 use leasehold::rotation::{Digest, Effect, Event, Failure, Phase};
 
-use crate::rules;
+use crate::coverage::Coverage;
 use crate::world::{Happened, Live, Machine, World, bit};
+use crate::{rest, rules};
 
 /// What a search found.
 pub struct Found {
     pub worlds: usize,
     pub violation: Option<String>,
+    pub coverage: Coverage,
 }
 
 /// Breadth first from the given worlds, until all is seen, `limit` worlds are, or a rule is broken.
@@ -20,6 +22,7 @@ pub fn search(machine: Machine, starts: Vec<World>, limit: usize) -> Found {
     let mut seen: HashSet<u64> = HashSet::new();
     let mut drains: HashSet<u64> = HashSet::new();
     let mut queue: VecDeque<World> = VecDeque::new();
+    let mut coverage = Coverage::default();
     for world in starts {
         if seen.insert(hasher.hash_one(&world)) {
             queue.push_back(world);
@@ -27,7 +30,7 @@ pub fn search(machine: Machine, starts: Vec<World>, limit: usize) -> Found {
     }
     while let Some(world) = queue.pop_front() {
         if let Err(broken) = drain(machine, &world, &hasher, &mut drains) {
-            return Found { worlds: seen.len(), violation: Some(broken) };
+            return Found { worlds: seen.len(), violation: Some(broken), coverage };
         }
         if seen.len() >= limit {
             continue;
@@ -35,14 +38,15 @@ pub fn search(machine: Machine, starts: Vec<World>, limit: usize) -> Found {
         for (happened, next) in nexts(machine, &world) {
             if let Err(broken) = rules::check(&world, &happened, &next) {
                 let violation = Some(format!("{broken}\n  after {happened:?}\n  from {world:?}\n  to {next:?}"));
-                return Found { worlds: seen.len(), violation };
+                return Found { worlds: seen.len(), violation, coverage };
             }
+            coverage.note(&happened, &next);
             if seen.insert(hasher.hash_one(&next)) {
                 queue.push_back(next);
             }
         }
     }
-    Found { worlds: seen.len(), violation: None }
+    Found { worlds: seen.len(), violation: None, coverage }
 }
 
 /// With nothing going wrong any more, the world comes to rest, and rest is right.
@@ -59,7 +63,7 @@ fn drain(machine: Machine, start: &World, hasher: &RandomState, known: &mut Hash
         let before = world.clone();
         let Some(happened) = succeed(machine, &mut world) else {
             known.extend(walked);
-            return rules::at_rest(&world).map_err(|e| format!("{e}\n  drained from {start:?}\n  to {world:?}"));
+            return rest::at_rest(&world).map_err(|e| format!("{e}\n  drained from {start:?}\n  to {world:?}"));
         };
         rules::check(&before, &happened, &world)
             .map_err(|e| format!("{e}\n  while draining, after {happened:?}\n  from {before:?}\n  to {world:?}"))?;
@@ -70,37 +74,28 @@ fn drain(machine: Machine, start: &World, hasher: &RandomState, known: &mut Hash
 /// The one next step in which everything goes well. None: at rest, or waiting for what only the world can change.
 fn succeed(machine: Machine, world: &mut World) -> Option<Happened> {
     if world.stopped {
-        world.restart(machine);
-        return Some(Happened::Restarted);
+        return Some(Happened::Restarted(world.restart(machine)));
     }
     if !world.announced {
         world.announced = true;
-        let event = Event::Snapshot(Digest(world.newest));
-        world.tell(machine, event);
-        return Some(Happened::Told(event));
+        return Some(world.tell(machine, Event::Snapshot(Digest(world.newest))));
     }
     if let Some(operation) = world.flight.take() {
         let event = world.perform(&operation);
-        world.tell(machine, event);
-        return Some(Happened::Told(event));
+        return Some(world.tell(machine, event));
     }
     match world.state.phase {
-        Phase::Rest if appearable(world) => {
-            world.tell(machine, Event::Appeared);
-            Some(Happened::Told(Event::Appeared))
+        Phase::Rest if appearable(world) => Some(world.tell(machine, Event::Appeared)),
+        Phase::Waiting(retry) if world.timer && !rest::hopeless(world, retry) => {
+            Some(world.tell(machine, Event::Timer))
         }
-        Phase::Waiting(retry) if !rules::hopeless(world, retry) => {
-            world.tell(machine, Event::Timer);
-            Some(Happened::Told(Event::Timer))
-        }
-        Phase::Rest | Phase::Waiting(_) => None,
         _ => None,
     }
 }
 
 fn appearable(world: &World) -> bool {
     let unproven = world.state.journal.committed.is_some_and(|c| !c.proven);
-    world.present && world.state.settled && unproven && world.healthy()
+    world.present && world.state.settled && unproven
 }
 
 type Nexts = Vec<(Happened, World)>;
@@ -109,8 +104,8 @@ fn nexts(machine: Machine, world: &World) -> Nexts {
     let mut out = Nexts::new();
     if world.stopped {
         let mut next = world.clone();
-        next.restart(machine);
-        out.push((Happened::Restarted, next));
+        let happened = Happened::Restarted(next.restart(machine));
+        out.push((happened, next));
         return out;
     }
     operation(machine, world, &mut out);
@@ -118,22 +113,22 @@ fn nexts(machine: Machine, world: &World) -> Nexts {
     surroundings(machine, world, &mut out);
     commands(machine, world, &mut out);
     if world.flight.is_none() && world.budget.crashes > 0 {
-        out.push((Happened::Crashed, crash(machine, world.clone())));
+        out.push(crash(machine, world.clone()));
     }
     out
 }
 
-fn crash(machine: Machine, mut world: World) -> World {
+fn crash(machine: Machine, mut world: World) -> (Happened, World) {
     world.budget.crashes -= 1;
-    world.disturbed = true;
-    world.restart(machine);
-    world
+    world.disturbed = false;
+    let happened = Happened::Crashed(world.restart(machine));
+    (happened, world)
 }
 
 /// Success; failure before it happened, half-way, or after; a crash at each of these.
 fn operation(machine: Machine, world: &World, out: &mut Nexts) {
     let Some(operation) = &world.flight else {
-        if matches!(world.state.phase, Phase::Waiting(_)) {
+        if world.timer {
             told(machine, world.clone(), Event::Timer, out);
         }
         return;
@@ -162,14 +157,14 @@ fn operation(machine: Machine, world: &World, out: &mut Nexts) {
             }
         }
         if world.budget.crashes > 0 {
-            out.push((Happened::Crashed, crash(machine, after)));
+            out.push(crash(machine, after));
         }
     }
 }
 
 fn told(machine: Machine, mut world: World, event: Event, out: &mut Nexts) {
-    world.tell(machine, event);
-    out.push((Happened::Told(event), world));
+    let happened = world.tell(machine, event);
+    out.push((happened, world));
 }
 
 fn inputs(machine: Machine, world: &World, out: &mut Nexts) {
@@ -195,7 +190,6 @@ fn surroundings(machine: Machine, world: &World, out: &mut Nexts) {
         next.budget.deaths -= 1;
         next.present = false;
         next.taken = None;
-        next.disturbed = true;
         if world.state.policy.supervised {
             told(machine, next, Event::Died, out);
         } else {
@@ -235,9 +229,7 @@ fn commands(machine: Machine, world: &World, out: &mut Nexts) {
     }
     let mut next = world.clone();
     next.budget.commands -= 1;
-    let mut released = next.clone();
-    released.condemned = 0;
-    told(machine, released, Event::Release, out);
+    told(machine, next.clone(), Event::Release, out);
     for generation in &world.disk.retained {
         let known = world.state.journal.retained.contains(generation);
         if known && world.dead & bit(*generation) == 0 {

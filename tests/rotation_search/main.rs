@@ -3,12 +3,17 @@
 //!
 //! `LEASEHOLD_SEARCH=deep cargo test --release --test rotation_search -- --nocapture` walks a longer bound.
 
+mod coverage;
 mod explore;
-mod mutants;
+mod rest;
 mod rules;
 mod world;
 
-use explore::search;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use coverage::Coverage;
+use explore::{Found, search};
 use leasehold::config::model::OnUnhealthy;
 use leasehold::rotation::{Policy, recover, step};
 use world::{Budget, Machine, World};
@@ -33,6 +38,7 @@ fn budgets(deep: bool) -> Vec<Budget> {
         Budget { snapshots: 1 + extra, faults: 2, ..none },
         Budget { snapshots: 2 + extra, faults: 1, ..none },
         Budget { snapshots: 1, crashes: 2, faults: extra, ..none },
+        Budget { snapshots: 1, crashes: 2, deaths: 1, ..none },
         Budget { snapshots: 1, faults: 1, expiries: 1, deaths: extra, ..none },
         Budget { snapshots: 1 + extra, faults: 1, deaths: 1, ..none },
         Budget { snapshots: 1, faults: extra, commands: 1, crashes: 1, ..none },
@@ -44,18 +50,46 @@ fn budgets(deep: bool) -> Vec<Budget> {
     ]
 }
 
+/// Each item's work done once, on as many threads as there are processors; the answers in order.
+fn spread<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (turn, answers) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((at, item)) =
+                    Some(turn.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, items.get(i)?)))
+                {
+                    let answer = work(item);
+                    answers.lock().unwrap().push((at, answer));
+                }
+            });
+        }
+    });
+    let mut answers = answers.into_inner().unwrap();
+    answers.sort_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
 #[test]
 fn every_world_keeps_every_rule_and_drains_to_rest() {
     let deep = std::env::var("LEASEHOLD_SEARCH").is_ok_and(|v| v == "deep");
     let mut worlds = 0;
-    for budget in budgets(deep) {
-        let found = search(REAL, starts(REAL, budget), usize::MAX);
-        if let Some(violation) = found.violation {
-            panic!("after {} worlds: {violation}", found.worlds);
-        }
+    let mut visited = Coverage::default();
+    let found = spread(&budgets(deep), |budget| {
+        let found = search(REAL, starts(REAL, *budget), usize::MAX);
         println!("{} worlds with {budget:?}", found.worlds);
-        worlds += found.worlds;
+        found
+    });
+    let mut violations = Vec::new();
+    for Found { worlds: some, violation, coverage } in found {
+        violations.extend(violation.map(|v| format!("after {some} worlds: {v}")));
+        worlds += some;
+        visited.add(coverage);
     }
-    println!("{worlds} worlds, 0 violations");
+    println!("{worlds} worlds, {} violations", violations.len());
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
     assert!(worlds >= 1_000_000, "only {worlds} worlds: the search looks at too little");
+    assert!(visited.missing().is_empty(), "no world was in {:?}: the search looks at too little", visited.missing());
+    assert!(visited.unlisted().is_empty(), "worlds that nobody expected: {:?}", visited.unlisted());
 }

@@ -1,7 +1,9 @@
 //! A world around the machine: disk, process, leases, and everything that can go wrong with them.
 
 use leasehold::config::model::OnUnhealthy;
-use leasehold::rotation::{Digest, Effect, Event, Failure, Generation, Journal, Outcome, Phase, Policy, Report, State};
+use leasehold::rotation::{
+    Back, Digest, Effect, Event, Failure, Forward, Generation, Journal, Outcome, Phase, Policy, Report, State,
+};
 
 /// The machine under test: the real one, or one with a seeded mistake.
 #[derive(Clone, Copy)]
@@ -15,6 +17,10 @@ pub type Set = u32;
 
 pub fn bit(generation: Generation) -> Set {
     1 << generation
+}
+
+fn digests(list: &[Digest]) -> u8 {
+    list.iter().fold(0, |set, d| set | 1 << d.0)
 }
 
 /// What the destination paths hold.
@@ -55,14 +61,26 @@ pub struct World {
     pub taken: Option<Generation>,
     pub newest: u64,
     pub announced: bool,
-    /// Digests that failed for good, as far as a crash would remember.
+    /// Digests that failed for good, as far as a crash would remember. Judged by the world, not by the machine.
     pub condemned: u8,
+    /// Condemned digests of which a release is not on disk yet.
+    pub pardoned: u8,
+    /// Digests whose rotation began and was not yet told to have ended.
+    pub begun: u8,
+    /// Whether an operator is waited for, as far as a crash would remember.
+    pub held: bool,
+    /// The rollback that an operator asked for and that has not ended.
+    pub asked: Option<Generation>,
+    /// Whether a wait's timer runs.
+    pub timer: bool,
+    /// Whether a second operation was put in flight.
+    pub crowded: bool,
     /// The generation that a probe saw healthy since anything was published or reloaded.
     pub proven: Option<Generation>,
     /// Lives of the agent in which the open intent was published.
     pub lives: u8,
     pub published_this_life: bool,
-    /// Whether an operation failed or the agent was killed since the last rest.
+    /// Whether an operation failed since the last rest.
     pub disturbed: bool,
     pub stopped: bool,
     pub bad: u64,
@@ -77,10 +95,32 @@ pub fn output(digest: u64) -> u64 {
 /// What a step of the world did, for the rules.
 #[derive(Clone, Debug)]
 pub enum Happened {
-    Told(Event),
-    Crashed,
-    Restarted,
+    /// The machine was told this, and reported that.
+    Told(Event, Vec<Report>),
+    /// The agent was killed, and what came back reported this.
+    Crashed(Vec<Report>),
+    /// The agent had stopped, and what came back reported this.
+    Restarted(Vec<Report>),
+    /// The process came or went unseen.
     Surroundings,
+}
+
+impl Happened {
+    /// The event, where there was one.
+    pub fn event(&self) -> Option<Event> {
+        match self {
+            Happened::Told(event, _) => Some(*event),
+            _ => None,
+        }
+    }
+
+    /// What was reported.
+    pub fn reports(&self) -> &[Report] {
+        match self {
+            Happened::Told(_, reports) | Happened::Crashed(reports) | Happened::Restarted(reports) => reports,
+            Happened::Surroundings => &[],
+        }
+    }
 }
 
 impl World {
@@ -101,6 +141,12 @@ impl World {
             newest: 0,
             announced: false,
             condemned: 0,
+            pardoned: 0,
+            begun: 0,
+            held: false,
+            asked: None,
+            timer: false,
+            crowded: false,
             proven: None,
             lives: 0,
             published_this_life: false,
@@ -122,15 +168,23 @@ impl World {
         self.present && self.taken.is_some_and(|g| self.digest_of(g) != self.bad && self.dead & bit(g) == 0)
     }
 
-    /// Takes the effects of a step up: operations go in flight, the rest is noted.
-    pub fn carry(&mut self, effects: Vec<Effect>) {
+    /// Takes the effects of a step up: operations go in flight, the rest is noted. Answers what was reported.
+    pub fn carry(&mut self, effects: Vec<Effect>) -> Vec<Report> {
+        let mut reports = Vec::new();
         for effect in effects {
+            self.timer = matches!(effect, Effect::Wait { .. });
             match effect {
-                Effect::Report(report) => self.note(report),
+                Effect::Report(report) => {
+                    self.note(report);
+                    reports.push(report);
+                }
                 Effect::Wait { .. } => {}
                 Effect::Stopped => self.stopped = true,
                 operation => {
-                    assert!(self.flight.is_none(), "two operations in flight: {:?} and {operation:?}", self.flight);
+                    if let Effect::Stage(digest) = operation {
+                        self.begun |= 1 << digest.0;
+                    }
+                    self.crowded |= self.flight.is_some();
                     self.flight = Some(operation);
                 }
             }
@@ -138,25 +192,69 @@ impl World {
         if self.state.phase == Phase::Rest {
             self.disturbed = false;
         }
+        reports
     }
 
-    fn note(&mut self, Report { outcome, digest, .. }: Report) {
-        let quarantined = self.state.journal.is_quarantined(digest);
-        if outcome == Outcome::Quarantined || (outcome == Outcome::RolledBack && quarantined) {
-            self.condemned |= 1 << digest.0;
-        }
+    fn note(&mut self, Report { outcome, digest, generation }: Report) {
+        self.begun &= !(1 << digest.0);
         if outcome == Outcome::Committed {
             self.condemned &= !(1 << digest.0);
         }
+        // A release that came while the hold was being saved has the last word.
+        self.held |= outcome == Outcome::Held && self.state.journal.held;
+        let committed = outcome == Outcome::Committed;
+        if generation.is_some() && generation == self.asked && (self.disk.held || !committed) {
+            self.asked = None;
+            self.held |= committed && self.state.journal.held;
+        }
     }
 
-    pub fn tell(&mut self, machine: Machine, event: Event) {
+    /// Inputs that fail for good are condemned: the world's own judgement, from what the machine is told.
+    fn judge(&mut self, event: Event) {
+        if event != Event::Failed(Failure::ForGood) || self.state.stopping {
+            return;
+        }
+        let rollback = self.on_unhealthy() == OnUnhealthy::Rollback;
+        let refuge = self.state.journal.committed.is_some_and(|c| self.dead & bit(c.generation) == 0);
+        let digest = match self.state.phase {
+            Phase::Staging(digest) => Some(digest),
+            Phase::Verifying(candidate) => Some(candidate.digest),
+            Phase::Forward(at, candidate) if refuge && !candidate.hold => match at {
+                Forward::Publish | Forward::Reload => Some(candidate.digest),
+                Forward::Probe => rollback.then_some(candidate.digest),
+                _ => None,
+            },
+            Phase::Back(Back::Probe, plan) if rollback && !plan.to.proven && self.disk.refuge.is_some() => {
+                Some(plan.to.digest)
+            }
+            _ => None,
+        };
+        self.condemned |= digest.map_or(0, |d| 1 << d.0);
+    }
+
+    pub fn tell(&mut self, machine: Machine, event: Event) -> Happened {
+        self.judge(event);
+        match event {
+            Event::Release => {
+                self.held = false;
+                self.pardoned |= std::mem::take(&mut self.condemned);
+            }
+            Event::Rollback(generation, _) => self.asked = Some(generation),
+            Event::Stop => self.asked = None,
+            Event::Unchanged => {
+                if let Phase::Staging(digest) = self.state.phase {
+                    self.begun &= !(1 << digest.0);
+                }
+            }
+            Event::Timer => self.timer = false,
+            _ => {}
+        }
         let state = self.state.clone();
         let (state, effects) = (machine.step)(state, event);
         self.state = state;
         // Only the length of a wait hangs on it.
         self.state.attempt = self.state.attempt.min(1);
-        self.carry(effects);
+        Happened::Told(event, self.carry(effects))
     }
 
     fn generation(&mut self, digest: Digest) -> Generation {
@@ -186,6 +284,7 @@ impl World {
                     self.lives = 0;
                     self.published_this_life = false;
                 }
+                self.pardoned &= digests(&journal.quarantined);
                 self.disk = journal.clone();
                 Event::Done
             }
@@ -250,14 +349,18 @@ impl World {
         }
     }
 
-    /// The agent is gone and comes back.
-    pub fn restart(&mut self, machine: Machine) {
+    /// The agent is gone and comes back; what it reports.
+    pub fn restart(&mut self, machine: Machine) -> Vec<Report> {
         let policy = self.state.policy;
         self.flight = None;
         self.stopped = false;
         self.announced = false;
+        self.timer = false;
         self.proven = None;
-        self.condemned &= self.disk.quarantined.iter().fold(0, |set, d| set | 1 << d.0);
+        self.condemned = (self.condemned | std::mem::take(&mut self.pardoned)) & digests(&self.disk.quarantined);
+        self.begun &= self.disk.intent.map_or(0, |i| 1 << i.digest.0);
+        self.held = self.disk.held;
+        self.asked = self.disk.intent.filter(|i| i.hold).map(|i| i.generation);
         self.published_this_life = false;
         if policy.supervised {
             self.present = false;
@@ -265,8 +368,11 @@ impl World {
         }
         let expired = self.disk.committed.is_some_and(|c| self.dead & bit(c.generation) != 0);
         let (state, effects) = (machine.recover)(self.disk.clone(), policy, expired);
+        if let (Some(intent), false) = (self.disk.intent, state.journal.quarantined == self.disk.quarantined) {
+            self.condemned |= u8::from(intent.tries >= 2) << intent.digest.0;
+        }
         self.state = state;
-        self.carry(effects);
+        self.carry(effects)
     }
 
     pub fn on_unhealthy(&self) -> OnUnhealthy {
