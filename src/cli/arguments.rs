@@ -8,6 +8,8 @@ use tracing::level_filters::LevelFilter;
 use super::{check, completions, history, man, refresh, release, render, rollback, run, status};
 use crate::telemetry::logging::Format;
 
+const GLOBAL: &str = "Global options";
+
 const EXIT_CODES: &str = "\
 Exit codes (sysexits.h):
   0   done
@@ -25,19 +27,14 @@ With a supervised process, `agent run` ends with that process's code, or 128+N f
 /// Keeps the secrets of a running process fresh: renders files from a secret store, tells the process, checks that it is
 /// healthy, and rolls back what is not.
 #[derive(Debug, Parser)]
-#[command(
-    name = "agent",
-    version,
-    after_long_help = EXIT_CODES,
-    disable_help_subcommand = true,
-    max_term_width = 110
-)]
+#[command(name = "agent", version, after_long_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Arguments {
     /// The config file
     #[arg(
         short,
         long,
         global = true,
+        help_heading = GLOBAL,
         value_name = "FILE",
         env = "AGENT_CONFIG",
         hide_env_values = true,
@@ -45,49 +42,38 @@ pub struct Arguments {
     )]
     pub config: PathBuf,
     /// How log lines look (they go to standard error)
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
     /// From which level on is logged [default: info for `run` and `render`, else warn]
-    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, value_name = "LEVEL")]
     pub log_level: Option<Level>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The commands.
+/// The commands; each says itself what it is for.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run until told to stop: watch the stores, and rotate what changes
     Run(run::Run),
-    /// Keep the files fresh, or write them once; never touch a process
     Render(render::Render),
-    /// Prove the config without acting; print every fault
     Check(check::Check),
-    /// Show what runs now
     Status(status::Status),
-    /// Show the rotations that ended
     History(history::History),
-    /// Read secrets now instead of at the next poll
     Refresh(refresh::Refresh),
-    /// Go back to an earlier generation, and hold there
     Rollback(rollback::Rollback),
-    /// Lift a hold or a quarantine
     Release(release::Release),
     /// Print the JSON Schema of the config, for editors
     Schema,
-    /// Print the completions of a shell
     Completions(completions::Completions),
-    /// Print the man pages, or write them into a folder
     Man(man::Man),
 }
 
 /// `--log-format`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum LogFormat {
-    /// One line for people
+    // Without doc comments: clap would list them at length in every command's help.
     Text,
-    /// One JSON object a line
     Json,
 }
 
@@ -102,17 +88,11 @@ impl From<LogFormat> for Format {
 
 /// `--log-level`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[value(rename_all = "lower")]
 pub enum Level {
-    /// What failed
     Error,
-    /// And what is doubtful
     Warn,
-    /// And what is done
     Info,
-    /// And why
     Debug,
-    /// And what libraries say
     Trace,
 }
 

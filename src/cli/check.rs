@@ -6,8 +6,10 @@ use super::{Context, environment, wait_for};
 use crate::agent::check;
 use crate::telemetry::mask;
 
-/// Proves the config without acting: schema, templates against the declared secrets, paths, owners, units; and, unless
-/// `--offline`, that each store answers and lets this identity read each secret. Prints every fault found, not the first.
+/// Prove the config without acting; print every fault
+///
+/// Schema, templates against the declared secrets, paths, owners, units; and, unless `--offline`, that each store answers
+/// and lets this identity read each secret.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     /// Ask no store

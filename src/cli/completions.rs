@@ -12,7 +12,7 @@ Examples:
   agent completions zsh > \"${fpath[1]}/_agent\"
   agent completions fish > ~/.config/fish/completions/agent.fish";
 
-/// Prints the completions of a shell.
+/// Print the completions of a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Completions {

@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::SignedDuration;
 
 use super::output::{Failure, colour, complain, print, print_json};
-use super::table::{Cell, Paint, Table, cell, painted};
+use super::table::{Cell, Paint, Table, cell, painted, remarks};
 use super::words::{duration, moment, relative};
 use super::{Context, status};
 use crate::control::{Client, ControlError};
@@ -13,7 +13,9 @@ use crate::journal;
 use crate::state_dir::StateDir;
 use crate::telemetry::view::HistoryEntry;
 
-/// Shows the rotations that ended, the newest last. Where no agent runs, what stands in state_dir is shown.
+/// Show the rotations that ended
+///
+/// The newest last. Where no agent runs, what stands in state_dir is shown.
 #[derive(Debug, clap::Args)]
 pub struct History {
     /// Print a JSON array, the newest last
@@ -103,8 +105,7 @@ fn text(entries: &[HistoryEntry], colour: bool) -> String {
     }
     let mut table = Table::new(&["ENDED", "TARGET", "OUTCOME", "GENERATION", "NOW ON", "TOOK", "CHANGED"]);
     for entry in entries {
-        let remarks = entry.reason.iter().map(|reason| painted(reason, Paint::Yellow)).collect();
-        table.row(row(entry), remarks);
+        table.row(row(entry), remarks(entry.reason.as_deref(), Paint::Yellow));
     }
     table.text(colour)
 }

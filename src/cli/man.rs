@@ -12,7 +12,9 @@ Examples:
   agent man --dir /usr/local/share/man/man1
   agent man | man -l -";
 
-/// Prints the man pages as roff, all of them one after another; or writes each into a folder.
+/// Print the man pages, or write them into a folder
+///
+/// Roff, all pages one after another, or each in a file of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Man {

@@ -2,10 +2,11 @@
 
 use super::Context;
 use super::output::{Failure, colour, print, print_json};
-use super::table::{Paint, Table, cell, painted};
+use super::table::{Paint, Table, cell, painted, remarks};
 
-/// Has the agent read secrets now instead of at the next poll. A secret that changed rotates its targets as ever: see
-/// `agent status --watch`. Exit code 69 where one could not be read.
+/// Read secrets now instead of at the next poll
+///
+/// A secret that changed rotates its targets as ever: see `agent status --watch`. Exit code 69 where one could not be read.
 #[derive(Debug, clap::Args)]
 pub struct Refresh {
     /// The secrets to read; none: all
@@ -29,8 +30,10 @@ pub(super) fn run(arguments: Refresh, context: &Context) -> Result<u8, Failure> 
                 (None, false) => ("unchanged", Paint::None),
             };
             let version = line.version.as_deref().unwrap_or("-");
-            let remarks = line.error.iter().map(|error| painted(error, Paint::Red)).collect();
-            table.row(vec![cell(&line.name), painted(word, paint), cell(version)], remarks);
+            table.row(
+                vec![cell(&line.name), painted(word, paint), cell(version)],
+                remarks(line.error.as_deref(), Paint::Red),
+            );
         }
         print(&table.text(colour()))?;
     }

@@ -2,9 +2,11 @@
 
 use super::Context;
 use super::output::{Failure, print};
-use super::table::one_line;
+use super::table::lines;
 
-/// Lifts a hold or a quarantine: the target takes up what its secrets are now.
+/// Lift a hold or a quarantine
+///
+/// The target takes up what its secrets are now.
 #[derive(Debug, clap::Args)]
 pub struct Release {
     /// The target
@@ -13,6 +15,6 @@ pub struct Release {
 
 pub(super) fn run(arguments: Release, context: &Context) -> Result<u8, Failure> {
     let text = context.agent()?.release(arguments.target)?;
-    print(&(one_line(&text) + "\n"))?;
+    print(&lines(&text))?;
     Ok(0)
 }

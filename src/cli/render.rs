@@ -14,7 +14,9 @@ Examples:
   agent render --once --wait 60s                before a process starts, in CI, from cron
   agent render --once --dry-run --target app    what would change, every secret masked";
 
-/// Keeps the files fresh, and never touches a target's process. With `--once`, writes every file once and exits.
+/// Keep the files fresh, or write them once; never touch a process
+///
+/// Without `--once`, as `agent run`, but no process is told and none is supervised. With it, every file is written once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Render {

@@ -2,9 +2,11 @@
 
 use super::Context;
 use super::output::{Failure, print};
-use super::table::one_line;
+use super::table::lines;
 
-/// Takes a target back to an earlier generation and holds it there, whatever its secrets do, until `agent release TARGET`.
+/// Go back to an earlier generation, and hold there
+///
+/// The target stays there, whatever its secrets do, until `agent release TARGET`.
 #[derive(Debug, clap::Args)]
 pub struct Rollback {
     /// The target
@@ -16,6 +18,6 @@ pub struct Rollback {
 
 pub(super) fn run(arguments: Rollback, context: &Context) -> Result<u8, Failure> {
     let text = context.agent()?.rollback(arguments.target, arguments.to)?;
-    print(&(one_line(&text) + "\n"))?;
+    print(&lines(&text))?;
     Ok(0)
 }

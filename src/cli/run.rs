@@ -9,8 +9,10 @@ Examples:
   agent run -c /etc/leasehold/agent.yaml        a service beside the process
   agent run -- litellm --config config.yaml     the process's parent, as in a container";
 
-/// Runs until told to stop: watches the stores, and takes every target through a rotation when its secrets, templates or
-/// config change. HUP reads the config anew; TERM and INT stop.
+/// Run until told to stop: watch the stores, and rotate what changes
+///
+/// Takes every target through a rotation when its secrets, templates or config change. HUP reads the config anew; TERM and
+/// INT stop.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Run {

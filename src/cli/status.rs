@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use super::output::{Failure, colour, complain, print, print_json};
-use super::table::{Cell, Paint, Table, cell, painted};
+use super::table::{Cell, Paint, Table, cell, painted, remarks};
 use super::words::{duration, maybe_relative, moment, relative};
 use super::{Context, history};
 use crate::control::{Client, ControlError};
@@ -13,8 +13,10 @@ use crate::telemetry::view::{SecretView, StatusView, TargetView};
 /// Pause between two looks of `--watch`.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Shows what runs now: targets, generations, secrets, and what is due next. Where no agent runs, it says so (exit code 69)
-/// and shows how each target was left.
+/// Show what runs now
+///
+/// Targets, generations, secrets, and what is due next. Where no agent runs, it says so (exit code 69) and shows how each
+/// target was left.
 #[derive(Debug, clap::Args)]
 pub struct Status {
     /// Print JSON
@@ -91,10 +93,6 @@ fn text(status: &StatusView, colour: bool) -> String {
     out
 }
 
-fn remarks(text: Option<&str>, paint: Paint) -> Vec<Cell> {
-    text.map(|text| painted(text, paint)).into_iter().collect()
-}
-
 fn target_row(target: &TargetView, status: &StatusView) -> Vec<Cell> {
     let mut words = vec![target.state.as_str()];
     let also = [(target.held, "held"), (target.stale, "stale"), (target.degraded, "degraded")];
@@ -136,7 +134,7 @@ fn secret_row(secret: &SecretView, status: &StatusView) -> Vec<Cell> {
         }
     }
     if let Some(due) = secret.due_at().filter(|due| *due <= now) {
-        notes.push(format!("overdue since {}", relative(due, now).trim_end_matches(" ago")));
+        notes.push(format!("overdue by {}", relative(due, now).trim_end_matches(" ago")));
         paint = Paint::Red;
     }
     if let Some(until) = secret.overlap_until.filter(|until| *until > now) {

@@ -52,8 +52,18 @@ pub(super) fn painted(text: impl AsRef<str>, paint: Paint) -> Cell {
     Cell { text: one_line(text.as_ref()), paint }
 }
 
+/// What may be said below a row: a cell a line.
+pub(super) fn remarks(text: Option<&str>, paint: Paint) -> Vec<Cell> {
+    text.into_iter().flat_map(str::lines).map(|line| painted(line, paint)).collect()
+}
+
+/// Control characters escaped, line by line: for texts that may have several.
+pub(super) fn lines(text: &str) -> String {
+    text.lines().map(|line| one_line(line) + "\n").collect()
+}
+
 /// Control characters escaped: no name can steer the terminal.
-pub(super) fn one_line(text: &str) -> String {
+fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { out.extend(c.escape_debug()) } else { out.push(c) }
