@@ -19,7 +19,7 @@ use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::{Exit, Inherit};
 use crate::reload::{self, exec};
-use crate::rotation::{Digest, Effect, Event, Phase, Policy, Retry, State, recover, step};
+use crate::rotation::{Digest, Effect, Event, Outcome, Phase, Policy, Report, Retry, State, recover, step};
 use crate::state_dir::StateDir;
 use crate::telemetry::audit::Actor;
 use crate::telemetry::view::TargetView;
@@ -72,8 +72,11 @@ pub(super) struct Life {
     started_at: Option<Instant>,
     restart_wait: Option<Duration>,
     by_itself: Option<Exit>,
+    /// Who waits for an operator's rollback to this generation to end.
+    rolling: Option<(u64, Answering)>,
 }
 
+type Answering = oneshot::Sender<Result<String, Refused>>;
 type Made = (Life, Arc<Mutex<TargetView>>, watch::Receiver<u64>);
 
 impl Life {
@@ -135,6 +138,7 @@ impl Life {
             started_at: None,
             restart_wait: None,
             by_itself: None,
+            rolling: None,
         };
         life.carry(effects);
         Ok((life, view, changes))
@@ -209,6 +213,7 @@ impl Life {
                 Effect::Report(report) => {
                     let inputs = self.hands.as_ref().and_then(|h| h.staged.clone());
                     self.record.ended(report, inputs, &self.state);
+                    self.rolled(report);
                 }
                 Effect::Wait { attempt } => self.timer = Some(Instant::now() + self.wait_for(attempt)),
                 Effect::Stopped => self.stopped = true,
@@ -288,21 +293,45 @@ impl Life {
                 self.feed(Event::Release);
                 let _gone = reply.send(text);
             }
-            Command::Rollback { to, actor, reply } => {
-                let _gone = reply.send(self.rollback(to, actor));
-            }
+            Command::Rollback { to, actor, reply } => self.rollback(to, actor, reply),
             Command::Reassign { assignment, reply } => self.reassign = Some((assignment, reply)),
         }
     }
 
-    fn rollback(&mut self, to: Option<u64>, actor: Actor) -> Result<String, Refused> {
-        let (generation, inputs) = view::rollback_to(&self.state, to)
+    fn rollback(&mut self, to: Option<u64>, actor: Actor, reply: Answering) {
+        let found = view::rollback_to(&self.state, to)
             .and_then(|generation| Ok((generation, self.record.inputs_of(generation)?)))
-            .map_err(|message| Refused { exit: 66, message })?;
+            .map_err(|message| Refused { exit: 66, message });
+        let (generation, inputs) = match found {
+            Ok(found) => found,
+            Err(refused) => {
+                let _gone = reply.send(Err(refused));
+                return;
+            }
+        };
         let digest = u64::from_str_radix(&inputs, 16).map(Digest).unwrap_or(Digest(0));
         self.record.rolling_back(generation, actor, &self.state);
+        self.rolling = Some((generation, reply));
         self.feed(Event::Rollback(generation, digest));
-        Ok(format!("target {}: going back to generation {generation}, and holding there", self.record.target))
+    }
+
+    /// Tells an operator what came of a rollback.
+    fn rolled(&mut self, report: Report) {
+        let Some((generation, reply)) = self.rolling.take_if(|(to, _)| report.generation == Some(*to)) else { return };
+        let target = &self.record.target;
+        let answer = if report.outcome == Outcome::Committed {
+            Ok(format!("target {target} is on generation {generation}, and held there until `agent release {target}`"))
+        } else {
+            let why = self.record.reason.as_deref().unwrap_or("it did not become healthy");
+            let on = match self.state.journal.committed {
+                Some(committed) if report.outcome == Outcome::RolledBack => {
+                    format!("rolled back to generation {}", committed.generation)
+                }
+                _ => "left as it is".to_owned(),
+            };
+            Err(Refused { exit: 75, message: format!("target {target}, generation {generation}: {why}; {on}") })
+        };
+        let _gone = reply.send(answer);
     }
 
     /// Takes a new config up as soon as nothing is in flight.
@@ -340,6 +369,7 @@ impl Life {
                 *self.forward.lock().unwrap_or_else(PoisonError::into_inner) = hands.reload.forward();
                 if self.state.journal.committed.is_some() {
                     self.feed(Event::Died);
+                    self.timer = self.timer.map(|_| Instant::now());
                 }
             }
             Err(error) => self.record.failed("reload", &error.message),

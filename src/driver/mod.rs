@@ -149,7 +149,8 @@ impl Driver {
         forward.is_some_and(|f| f.send(signal).unwrap_or(false))
     }
 
-    /// Goes back to an earlier generation and holds there; answers when it is asked for, not when it is done.
+    /// Goes back to an earlier generation and holds there; answers when that has ended: with 75 where the generation
+    /// did not become healthy.
     pub async fn rollback(&self, to: Option<u64>, actor: Actor) -> Result<String, Refused> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::Rollback { to, actor, reply }, answer).await.unwrap_or_else(|| Err(Refused::stopping()))
