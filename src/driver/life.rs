@@ -13,15 +13,14 @@ use super::inputs::Inputs;
 use super::operation::{Answer, name};
 use super::record::Record;
 use super::{Assignment, Command, DriverError, Refused, Surroundings, view};
-use crate::config::model::{ExecReload, ReloadConfig, TargetConfig};
+use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::generation::{GenerationId, Generations};
 use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::{Exit, Inherit};
 use crate::reload::{self, exec};
-use crate::rotation::{Digest, Effect, Event, Outcome, Phase, Policy, Report, Retry, State, recover, step};
+use crate::rotation::{Effect, Event, Phase, Policy, Retry, State, recover, step};
 use crate::state_dir::StateDir;
-use crate::telemetry::audit::Actor;
 use crate::telemetry::view::TargetView;
 
 /// How often a target that is not running yet is looked for.
@@ -38,7 +37,7 @@ pub struct Ended {
     pub by_itself: bool,
 }
 
-type Flight = BoxFuture<'static, (Hands, Answer, &'static str, Duration)>;
+pub(super) type Flight = BoxFuture<'static, (Hands, Answer, &'static str, Duration)>;
 
 /// What the loop woke up for.
 enum Woken {
@@ -52,31 +51,31 @@ enum Woken {
 }
 
 pub(super) struct Life {
-    assignment: Assignment,
-    surroundings: Surroundings,
-    context: reload::Context,
-    state: State,
-    hands: Option<Hands>,
-    flight: Option<Flight>,
-    inputs: Option<Arc<Inputs>>,
-    closed: bool,
-    commands: mpsc::Receiver<Command>,
-    reassign: Option<(Box<Assignment>, oneshot::Sender<()>)>,
-    timer: Option<Instant>,
-    stop: CancellationToken,
-    stopped: bool,
-    record: Record,
-    view: Arc<Mutex<TargetView>>,
-    changed: watch::Sender<u64>,
-    forward: Arc<Mutex<Option<exec::Forward>>>,
-    started_at: Option<Instant>,
-    restart_wait: Option<Duration>,
-    by_itself: Option<Exit>,
+    pub(super) assignment: Assignment,
+    pub(super) surroundings: Surroundings,
+    pub(super) context: reload::Context,
+    pub(super) state: State,
+    pub(super) hands: Option<Hands>,
+    pub(super) flight: Option<Flight>,
+    pub(super) inputs: Option<Arc<Inputs>>,
+    pub(super) closed: bool,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) reassign: Option<(Box<Assignment>, oneshot::Sender<()>)>,
+    pub(super) timer: Option<Instant>,
+    pub(super) stop: CancellationToken,
+    pub(super) stopped: bool,
+    pub(super) record: Record,
+    pub(super) view: Arc<Mutex<TargetView>>,
+    pub(super) changed: watch::Sender<u64>,
+    pub(super) forward: Arc<Mutex<Option<exec::Forward>>>,
+    pub(super) started_at: Option<Instant>,
+    pub(super) restart_wait: Option<Duration>,
+    pub(super) by_itself: Option<Exit>,
     /// Who waits for an operator's rollback to this generation to end.
-    rolling: Option<(u64, Answering)>,
+    pub(super) rolling: Option<(u64, Answering)>,
 }
 
-type Answering = oneshot::Sender<Result<String, Refused>>;
+pub(super) type Answering = oneshot::Sender<Result<String, Refused>>;
 type Made = (Life, Arc<Mutex<TargetView>>, watch::Receiver<u64>);
 
 impl Life {
@@ -191,7 +190,7 @@ impl Life {
     }
 
     /// Takes the newest snapshot up, if there is one.
-    fn take_inputs(&mut self) {
+    pub(super) fn take_inputs(&mut self) {
         let snapshot = self.assignment.snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
             let inputs = Inputs::new(Arc::clone(&self.assignment.renderer), snapshot);
@@ -201,7 +200,7 @@ impl Life {
         }
     }
 
-    fn feed(&mut self, event: Event) {
+    pub(super) fn feed(&mut self, event: Event) {
         let (state, effects) = step(self.state.clone(), event);
         self.state = state;
         self.carry(effects);
@@ -286,96 +285,6 @@ impl Life {
         self.feed(Event::Stop);
     }
 
-    fn asked(&mut self, command: Command) {
-        match command {
-            Command::Release { actor, reply } => {
-                let text = self.record.released(actor, &self.state);
-                self.feed(Event::Release);
-                let _gone = reply.send(text);
-            }
-            Command::Rollback { to, actor, reply } => self.rollback(to, actor, reply),
-            Command::Reassign { assignment, reply } => self.reassign = Some((assignment, reply)),
-        }
-    }
-
-    fn rollback(&mut self, to: Option<u64>, actor: Actor, reply: Answering) {
-        let found = view::rollback_to(&self.state, to)
-            .and_then(|generation| Ok((generation, self.record.inputs_of(generation)?)))
-            .map_err(|message| Refused { exit: 66, message });
-        let (generation, inputs) = match found {
-            Ok(found) => found,
-            Err(refused) => {
-                let _gone = reply.send(Err(refused));
-                return;
-            }
-        };
-        let digest = u64::from_str_radix(&inputs, 16).map(Digest).unwrap_or(Digest(0));
-        self.record.rolling_back(generation, actor, &self.state);
-        self.rolling = Some((generation, reply));
-        self.feed(Event::Rollback(generation, digest));
-    }
-
-    /// Tells an operator what came of a rollback.
-    fn rolled(&mut self, report: Report) {
-        let Some((generation, reply)) = self.rolling.take_if(|(to, _)| report.generation == Some(*to)) else { return };
-        let target = &self.record.target;
-        let answer = if report.outcome == Outcome::Committed {
-            Ok(format!("target {target} is on generation {generation}, and held there until `agent release {target}`"))
-        } else {
-            let why = self.record.reason.as_deref().unwrap_or("it did not become healthy");
-            let on = match self.state.journal.committed {
-                Some(committed) if report.outcome == Outcome::RolledBack => {
-                    format!("rolled back to generation {}", committed.generation)
-                }
-                _ => "left as it is".to_owned(),
-            };
-            Err(Refused { exit: 75, message: format!("target {target}, generation {generation}: {why}; {on}") })
-        };
-        let _gone = reply.send(answer);
-    }
-
-    /// Takes a new config up as soon as nothing is in flight.
-    async fn reassigned(&mut self) {
-        if self.hands.is_none() || self.reassign.is_none() {
-            return;
-        }
-        let Some((assignment, reply)) = self.reassign.take() else { return };
-        let target = Arc::clone(&assignment.target);
-        let other_reload = !same_reload(&self.assignment.target.reload, &target.reload);
-        self.state.policy = policy(&target, self.surroundings.files_only);
-        self.assignment = *assignment;
-        self.closed = false;
-        self.context = context_for(&target, &self.surroundings.reload);
-        if let Some(hands) = &mut self.hands {
-            hands.probe = probe_context(&self.context);
-            hands.target = Arc::clone(&target);
-            if other_reload {
-                self.other_reload(&target).await;
-            }
-        }
-        self.take_inputs();
-        let _gone = reply.send(());
-    }
-
-    /// The way of telling the process is another now. A supervised process is ended, and started anew as configured.
-    async fn other_reload(&mut self, target: &TargetConfig) {
-        let Some(hands) = &mut self.hands else { return };
-        match reload::build(&target.reload, &self.context) {
-            Ok(built) => {
-                if let Err(error) = hands.reload.stop().await {
-                    self.record.failed("stop", &error.message);
-                }
-                hands.reload = built;
-                *self.forward.lock().unwrap_or_else(PoisonError::into_inner) = hands.reload.forward();
-                if self.state.journal.committed.is_some() {
-                    self.feed(Event::Died);
-                    self.timer = self.timer.map(|_| Instant::now());
-                }
-            }
-            Err(error) => self.record.failed("reload", &error.message),
-        }
-    }
-
     fn wait_for(&self, attempt: u32) -> Duration {
         let (floor, cap) = BACKOFF;
         let base = floor.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(cap);
@@ -408,29 +317,18 @@ impl Life {
     }
 }
 
-fn policy(target: &TargetConfig, files_only: bool) -> Policy {
+pub(super) fn policy(target: &TargetConfig, files_only: bool) -> Policy {
     let supervised = matches!(target.reload, ReloadConfig::Exec(_)) && !files_only;
     Policy { on_unhealthy: target.on_unhealthy, keep: target.keep, supervised }
 }
 
-fn context_for(target: &TargetConfig, shared: &reload::Context) -> reload::Context {
+pub(super) fn context_for(target: &TargetConfig, shared: &reload::Context) -> reload::Context {
     let inherit = Inherit { pass: target.pass_env.clone(), ..shared.inherit.clone() };
     reload::Context { target: Arc::clone(&target.name), inherit, ..shared.clone() }
 }
 
-fn probe_context(context: &reload::Context) -> probe::Context {
+pub(super) fn probe_context(context: &reload::Context) -> probe::Context {
     probe::Context { inherit: context.inherit.clone(), bus: context.bus.clone() }
-}
-
-/// Whether a process need not be told otherwise than before. Its `env` is part of the generation, not of this.
-fn same_reload(old: &ReloadConfig, new: &ReloadConfig) -> bool {
-    match (old, new) {
-        (ReloadConfig::Exec(old), ReloadConfig::Exec(new)) => {
-            let bare = |exec: &ExecReload| ExecReload { env: Vec::new(), ..exec.clone() };
-            bare(old) == bare(new)
-        }
-        (old, new) => old == new,
-    }
 }
 
 async fn in_flight(flight: &mut Option<Flight>) -> (Hands, Answer, &'static str, Duration) {

@@ -3,6 +3,7 @@
 //! Nothing is decided here that [`crate::rotation`] could decide. At most one operation is in flight, because the hands
 //! go into it and come back with its answer; none is cancelled.
 
+mod asked;
 mod hands;
 mod inputs;
 mod life;
