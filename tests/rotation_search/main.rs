@@ -5,6 +5,7 @@
 
 mod coverage;
 mod explore;
+mod mutants;
 mod rest;
 mod rules;
 mod world;
