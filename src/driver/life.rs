@@ -73,6 +73,8 @@ pub(super) struct Life {
     pub(super) by_itself: Option<Exit>,
     /// Who waits for an operator's rollback to this generation to end.
     pub(super) rolling: Option<(u64, Answering)>,
+    /// Who waits for a release to be on disk, and what they are told then.
+    pub(super) releasing: Vec<(String, oneshot::Sender<String>)>,
 }
 
 pub(super) type Answering = oneshot::Sender<Result<String, Refused>>;
@@ -138,6 +140,7 @@ impl Life {
             restart_wait: None,
             by_itself: None,
             rolling: None,
+            releasing: Vec::new(),
         };
         life.carry(effects);
         Ok((life, view, changes))
@@ -169,6 +172,7 @@ impl Life {
                 Woken::Died(exit) => self.died(exit),
                 Woken::Appeared => self.feed(Event::Appeared),
             }
+            self.released();
             self.reassigned().await;
         }
     }
