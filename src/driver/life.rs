@@ -91,7 +91,7 @@ impl Life {
         let generations = Generations::open(&state_dir.generations(&name), state_dir.key()).map_err(state_error)?;
         let file = JournalFile::new(&dir);
         let journal = load_journal(&file).map_err(state_error)?;
-        let context = context_for(&target, &surroundings.reload);
+        let context = context_for(&assignment, &surroundings.reload);
         let reload = reload::build(&target.reload, &context)
             .map_err(|source| DriverError::Reload { target: name.clone(), source })?;
         let forward = Arc::new(Mutex::new(reload.forward()));
@@ -312,11 +312,14 @@ impl Life {
         }
         let Some((assignment, reply)) = self.reassign.take() else { return };
         let target = Arc::clone(&assignment.target);
-        let other_reload = !same_reload(&self.assignment.target.reload, &target.reload);
+        let context = context_for(&assignment, &self.surroundings.reload);
+        // What a process inherits is decided when it starts.
+        let other_reload = !same_reload(&self.assignment.target.reload, &target.reload)
+            || (runs_programs(&target.reload) && context.inherit != self.context.inherit);
         self.state.policy = policy(&target, self.surroundings.files_only);
         self.assignment = *assignment;
         self.closed = false;
-        self.context = context_for(&target, &self.surroundings.reload);
+        self.context = context;
         if let Some(hands) = &mut self.hands {
             hands.probe = probe_context(&self.context);
             hands.target = Arc::clone(&target);
@@ -383,13 +386,18 @@ fn policy(target: &TargetConfig, files_only: bool) -> Policy {
     Policy { on_unhealthy: target.on_unhealthy, keep: target.keep, supervised }
 }
 
-fn context_for(target: &TargetConfig, shared: &reload::Context) -> reload::Context {
-    let inherit = Inherit { pass: target.pass_env.clone(), ..shared.inherit.clone() };
+fn context_for(assignment: &Assignment, shared: &reload::Context) -> reload::Context {
+    let target = &assignment.target;
+    let inherit = Inherit { withhold: assignment.withhold.clone(), pass: target.pass_env.clone() };
     reload::Context { target: Arc::clone(&target.name), inherit, ..shared.clone() }
 }
 
 fn probe_context(context: &reload::Context) -> probe::Context {
     probe::Context { inherit: context.inherit.clone(), bus: context.bus.clone() }
+}
+
+fn runs_programs(reload: &ReloadConfig) -> bool {
+    matches!(reload, ReloadConfig::Exec(_) | ReloadConfig::Command(_))
 }
 
 /// Whether a process need not be told otherwise than before. Its `env` is part of the generation, not of this.
