@@ -207,7 +207,10 @@ impl World {
         self.held |= outcome == Outcome::Held && self.state.journal.held;
         let committed = outcome == Outcome::Committed;
         if generation.is_some() && generation == self.asked && (self.disk.held || !committed) {
-            self.asked = None;
+            // The same may have been asked for again meanwhile.
+            let open = self.state.journal.intent.filter(|i| i.hold && outcome != Outcome::Held).map(|i| i.generation);
+            let again = self.state.command.map(|c| c.generation).or(open);
+            self.asked = again.filter(|_| again == self.asked);
             self.held |= committed && self.state.journal.held;
         }
     }
