@@ -247,6 +247,9 @@ impl State {
 
     fn release(mut self) -> Next {
         let held = std::mem::take(&mut self.journal.held);
+        if let (true, Some(intent)) = (held, &mut self.journal.intent) {
+            intent.hold = false;
+        }
         self.journal.quarantined.clear();
         self.unsaved = true;
         self.attempt = 0;

@@ -51,3 +51,17 @@ fn a_quarantined_intent_is_not_tried_again_after_a_crash() {
         Journal { committed: committed(), intent: Some(intent), quarantined, retained: vec![0], ..Journal::default() };
     assert_eq!(walk(journal, &[]).1, [Effect::Publish(0)]);
 }
+
+#[test]
+fn a_rollback_that_was_held_and_released_does_not_hold_again() {
+    let intent = Intent { generation: 0, digest: Digest(0), hold: true, tries: 1 };
+    let journal =
+        Journal { committed: committed(), intent: Some(intent), held: true, retained: vec![0], ..Journal::default() };
+    let policy = Policy { on_unhealthy: OnUnhealthy::Hold, ..CHILD };
+    let published = Event::Published { changed: false };
+    let unhealthy = [published, Event::Done, Event::Failed(Failure::ForGood), Event::Done];
+    let again = [Event::Release, published, Event::Done, Event::Done];
+    let first = recover(journal, policy, false);
+    let (state, effects) = unhealthy.iter().chain(&again).fold(first, |(state, _), event| step(state, *event));
+    assert!(matches!(&effects[..], [Effect::Save(saved)] if !saved.held), "{effects:?} in {:?}", state.phase);
+}
