@@ -57,8 +57,10 @@ fn days(agent: &Agent) -> i64 {
 
 #[test]
 fn a_clock_that_is_set_neither_stops_rotations_nor_moves_an_overlap() {
-    let inline = "'{{ secrets.provider.key }}{% if previous.provider is defined %}<{{ previous.provider.key }}{% endif %}'";
-    let target = format!("  app: {{settle: {{min: 20ms, max: 200ms}}, files: [{{path: out/conf, inline: {inline}}}]}}\n");
+    let inline =
+        "'{{ secrets.provider.key }}{% if previous.provider is defined %}<{{ previous.provider.key }}{% endif %}'";
+    let target =
+        format!("  app: {{settle: {{min: 20ms, max: 200ms}}, files: [{{path: out/conf, inline: {inline}}}]}}\n");
     let text = config(&target).replace("{store: local}", "{store: local, overlap: 1h}");
     let mut agent = Agent::new(&text, &key("key-of-1"));
     let Some(library) = library(&agent.dir) else { return };

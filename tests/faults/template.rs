@@ -50,7 +50,7 @@ fn a_broken_template_leaves_what_is_and_its_repair_is_taken_up() {
     put(&agent, "b={{ secrets.provider.key }}");
     agent.wait_file("out/conf", "b=key-of-1");
     agent.wait("the error is gone", |a| a.status()?["config_error"].is_null().then_some(()));
-    assert_eq!(agent.outcomes(), ["committed", "committed"]);
+    agent.wait_outcomes(&["committed", "committed"]);
 }
 
 #[test]
