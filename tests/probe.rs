@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use leasehold::config::model::{HealthCheck, HttpRequest};
-use leasehold::probe::http::{Answer, ask};
 use leasehold::probe::Attempt;
+use leasehold::probe::http::{Answer, ask};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 

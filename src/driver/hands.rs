@@ -98,7 +98,13 @@ impl Hands {
         let (file, document) = (Arc::clone(&self.journal), journal.clone());
         match blocking(move || file.store(&document)).await {
             Ok(()) => {
+                let keep = journal.keep();
+                let closed = journal.intent.is_none();
                 self.saved = journal;
+                if self.files_only && closed {
+                    // Without a process nothing is ever proven, so the machine never prunes; the files may go all the same.
+                    self.prune(&keep).await;
+                }
                 Answer::of(Event::Done)
             }
             Err(error) => Answer::for_now(error),

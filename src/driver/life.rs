@@ -13,15 +13,14 @@ use super::inputs::Inputs;
 use super::operation::{Answer, name};
 use super::record::Record;
 use super::{Assignment, Command, DriverError, Refused, Surroundings, view};
-use crate::config::model::{ExecReload, ReloadConfig, TargetConfig};
+use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::generation::{GenerationId, Generations};
 use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::{Exit, Inherit};
 use crate::reload::{self, exec};
-use crate::rotation::{Digest, Effect, Event, Phase, Policy, Retry, State, recover, step};
+use crate::rotation::{Effect, Event, Phase, Policy, Retry, State, recover, step};
 use crate::state_dir::StateDir;
-use crate::telemetry::audit::Actor;
 use crate::telemetry::view::TargetView;
 
 /// How often a target that is not running yet is looked for.
@@ -38,7 +37,7 @@ pub struct Ended {
     pub by_itself: bool,
 }
 
-type Flight = BoxFuture<'static, (Hands, Answer, &'static str, Duration)>;
+pub(super) type Flight = BoxFuture<'static, (Hands, Answer, &'static str, Duration)>;
 
 /// What the loop woke up for.
 enum Woken {
@@ -52,28 +51,33 @@ enum Woken {
 }
 
 pub(super) struct Life {
-    assignment: Assignment,
-    surroundings: Surroundings,
-    context: reload::Context,
-    state: State,
-    hands: Option<Hands>,
-    flight: Option<Flight>,
-    inputs: Option<Arc<Inputs>>,
-    closed: bool,
-    commands: mpsc::Receiver<Command>,
-    reassign: Option<(Box<Assignment>, oneshot::Sender<()>)>,
-    timer: Option<Instant>,
-    stop: CancellationToken,
-    stopped: bool,
-    record: Record,
-    view: Arc<Mutex<TargetView>>,
-    changed: watch::Sender<u64>,
-    forward: Arc<Mutex<Option<exec::Forward>>>,
-    started_at: Option<Instant>,
-    restart_wait: Option<Duration>,
-    by_itself: Option<Exit>,
+    pub(super) assignment: Assignment,
+    pub(super) surroundings: Surroundings,
+    pub(super) context: reload::Context,
+    pub(super) state: State,
+    pub(super) hands: Option<Hands>,
+    pub(super) flight: Option<Flight>,
+    pub(super) inputs: Option<Arc<Inputs>>,
+    pub(super) closed: bool,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) reassign: Option<(Box<Assignment>, oneshot::Sender<()>)>,
+    pub(super) timer: Option<Instant>,
+    pub(super) stop: CancellationToken,
+    pub(super) stopped: bool,
+    pub(super) record: Record,
+    pub(super) view: Arc<Mutex<TargetView>>,
+    pub(super) changed: watch::Sender<u64>,
+    pub(super) forward: Arc<Mutex<Option<exec::Forward>>>,
+    pub(super) started_at: Option<Instant>,
+    pub(super) restart_wait: Option<Duration>,
+    pub(super) by_itself: Option<Exit>,
+    /// Who waits for an operator's rollback to this generation to end.
+    pub(super) rolling: Option<(u64, Answering)>,
+    /// Who waits for a release to be on disk, and what they are told then.
+    pub(super) releasing: Vec<(String, oneshot::Sender<String>)>,
 }
 
+pub(super) type Answering = oneshot::Sender<Result<String, Refused>>;
 type Made = (Life, Arc<Mutex<TargetView>>, watch::Receiver<u64>);
 
 impl Life {
@@ -91,7 +95,7 @@ impl Life {
         let generations = Generations::open(&state_dir.generations(&name), state_dir.key()).map_err(state_error)?;
         let file = JournalFile::new(&dir);
         let journal = load_journal(&file).map_err(state_error)?;
-        let context = context_for(&target, &surroundings.reload);
+        let context = context_for(&assignment, &surroundings.reload);
         let reload = reload::build(&target.reload, &context)
             .map_err(|source| DriverError::Reload { target: name.clone(), source })?;
         let forward = Arc::new(Mutex::new(reload.forward()));
@@ -135,6 +139,8 @@ impl Life {
             started_at: None,
             restart_wait: None,
             by_itself: None,
+            rolling: None,
+            releasing: Vec::new(),
         };
         life.carry(effects);
         Ok((life, view, changes))
@@ -166,6 +172,7 @@ impl Life {
                 Woken::Died(exit) => self.died(exit),
                 Woken::Appeared => self.feed(Event::Appeared),
             }
+            self.released();
             self.reassigned().await;
         }
     }
@@ -187,7 +194,7 @@ impl Life {
     }
 
     /// Takes the newest snapshot up, if there is one.
-    fn take_inputs(&mut self) {
+    pub(super) fn take_inputs(&mut self) {
         let snapshot = self.assignment.snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
             let inputs = Inputs::new(Arc::clone(&self.assignment.renderer), snapshot);
@@ -197,7 +204,7 @@ impl Life {
         }
     }
 
-    fn feed(&mut self, event: Event) {
+    pub(super) fn feed(&mut self, event: Event) {
         let (state, effects) = step(self.state.clone(), event);
         self.state = state;
         self.carry(effects);
@@ -209,6 +216,7 @@ impl Life {
                 Effect::Report(report) => {
                     let inputs = self.hands.as_ref().and_then(|h| h.staged.clone());
                     self.record.ended(report, inputs, &self.state);
+                    self.rolled(report);
                 }
                 Effect::Wait { attempt } => self.timer = Some(Instant::now() + self.wait_for(attempt)),
                 Effect::Stopped => self.stopped = true,
@@ -281,71 +289,6 @@ impl Life {
         self.feed(Event::Stop);
     }
 
-    fn asked(&mut self, command: Command) {
-        match command {
-            Command::Release { actor, reply } => {
-                let text = self.record.released(actor, &self.state);
-                self.feed(Event::Release);
-                let _gone = reply.send(text);
-            }
-            Command::Rollback { to, actor, reply } => {
-                let _gone = reply.send(self.rollback(to, actor));
-            }
-            Command::Reassign { assignment, reply } => self.reassign = Some((assignment, reply)),
-        }
-    }
-
-    fn rollback(&mut self, to: Option<u64>, actor: Actor) -> Result<String, Refused> {
-        let (generation, inputs) = view::rollback_to(&self.state, to)
-            .and_then(|generation| Ok((generation, self.record.inputs_of(generation)?)))
-            .map_err(|message| Refused { exit: 66, message })?;
-        let digest = u64::from_str_radix(&inputs, 16).map(Digest).unwrap_or(Digest(0));
-        self.record.rolling_back(generation, actor, &self.state);
-        self.feed(Event::Rollback(generation, digest));
-        Ok(format!("target {}: going back to generation {generation}, and holding there", self.record.target))
-    }
-
-    /// Takes a new config up as soon as nothing is in flight.
-    async fn reassigned(&mut self) {
-        if self.hands.is_none() || self.reassign.is_none() {
-            return;
-        }
-        let Some((assignment, reply)) = self.reassign.take() else { return };
-        let target = Arc::clone(&assignment.target);
-        let other_reload = !same_reload(&self.assignment.target.reload, &target.reload);
-        self.state.policy = policy(&target, self.surroundings.files_only);
-        self.assignment = *assignment;
-        self.closed = false;
-        self.context = context_for(&target, &self.surroundings.reload);
-        if let Some(hands) = &mut self.hands {
-            hands.probe = probe_context(&self.context);
-            hands.target = Arc::clone(&target);
-            if other_reload {
-                self.other_reload(&target).await;
-            }
-        }
-        self.take_inputs();
-        let _gone = reply.send(());
-    }
-
-    /// The way of telling the process is another now. A supervised process is ended, and started anew as configured.
-    async fn other_reload(&mut self, target: &TargetConfig) {
-        let Some(hands) = &mut self.hands else { return };
-        match reload::build(&target.reload, &self.context) {
-            Ok(built) => {
-                if let Err(error) = hands.reload.stop().await {
-                    self.record.failed("stop", &error.message);
-                }
-                hands.reload = built;
-                *self.forward.lock().unwrap_or_else(PoisonError::into_inner) = hands.reload.forward();
-                if self.state.journal.committed.is_some() {
-                    self.feed(Event::Died);
-                }
-            }
-            Err(error) => self.record.failed("reload", &error.message),
-        }
-    }
-
     fn wait_for(&self, attempt: u32) -> Duration {
         let (floor, cap) = BACKOFF;
         let base = floor.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(cap);
@@ -378,29 +321,19 @@ impl Life {
     }
 }
 
-fn policy(target: &TargetConfig, files_only: bool) -> Policy {
+pub(super) fn policy(target: &TargetConfig, files_only: bool) -> Policy {
     let supervised = matches!(target.reload, ReloadConfig::Exec(_)) && !files_only;
     Policy { on_unhealthy: target.on_unhealthy, keep: target.keep, supervised }
 }
 
-fn context_for(target: &TargetConfig, shared: &reload::Context) -> reload::Context {
-    let inherit = Inherit { pass: target.pass_env.clone(), ..shared.inherit.clone() };
+pub(super) fn context_for(assignment: &Assignment, shared: &reload::Context) -> reload::Context {
+    let target = &assignment.target;
+    let inherit = Inherit { withhold: assignment.withhold.clone(), pass: target.pass_env.clone() };
     reload::Context { target: Arc::clone(&target.name), inherit, ..shared.clone() }
 }
 
-fn probe_context(context: &reload::Context) -> probe::Context {
+pub(super) fn probe_context(context: &reload::Context) -> probe::Context {
     probe::Context { inherit: context.inherit.clone(), bus: context.bus.clone() }
-}
-
-/// Whether a process need not be told otherwise than before. Its `env` is part of the generation, not of this.
-fn same_reload(old: &ReloadConfig, new: &ReloadConfig) -> bool {
-    match (old, new) {
-        (ReloadConfig::Exec(old), ReloadConfig::Exec(new)) => {
-            let bare = |exec: &ExecReload| ExecReload { env: Vec::new(), ..exec.clone() };
-            bare(old) == bare(new)
-        }
-        (old, new) => old == new,
-    }
 }
 
 async fn in_flight(flight: &mut Option<Flight>) -> (Hands, Answer, &'static str, Duration) {

@@ -3,6 +3,7 @@
 //! Nothing is decided here that [`crate::rotation`] could decide. At most one operation is in flight, because the hands
 //! go into it and come back with its answer; none is cancelled.
 
+mod asked;
 mod hands;
 mod inputs;
 mod life;
@@ -59,6 +60,8 @@ pub struct Assignment {
     pub renderer: Arc<Renderer>,
     /// Its inputs.
     pub snapshots: Snapshots,
+    /// Variables that a process is not to inherit: the agent's own credentials, as the config names them.
+    pub withhold: Vec<String>,
 }
 
 /// What an operator or the agent asks of a driver.
@@ -149,7 +152,8 @@ impl Driver {
         forward.is_some_and(|f| f.send(signal).unwrap_or(false))
     }
 
-    /// Goes back to an earlier generation and holds there; answers when it is asked for, not when it is done.
+    /// Goes back to an earlier generation and holds there; answers when that has ended: with 75 where the generation
+    /// did not become healthy.
     pub async fn rollback(&self, to: Option<u64>, actor: Actor) -> Result<String, Refused> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::Rollback { to, actor, reply }, answer).await.unwrap_or_else(|| Err(Refused::stopping()))

@@ -89,7 +89,7 @@ impl Journal {
     }
 
     /// The generations that must stay on disk.
-    pub(super) fn keep(&self) -> Vec<Generation> {
+    pub fn keep(&self) -> Vec<Generation> {
         let mut keep = self.retained.clone();
         keep.extend(self.using());
         keep.extend(self.intent.map(|i| i.generation));

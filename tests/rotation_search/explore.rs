@@ -190,13 +190,13 @@ fn surroundings(machine: Machine, world: &World, out: &mut Nexts) {
         next.budget.deaths -= 1;
         next.present = false;
         next.taken = None;
-        if world.state.policy.supervised {
+        if world.policy.supervised {
             told(machine, next, Event::Died, out);
         } else {
             out.push((Happened::Surroundings, next));
         }
     }
-    if !world.present && !world.state.policy.supervised {
+    if !world.present && !world.policy.supervised {
         let mut next = world.clone();
         next.present = true;
         next.taken = match world.live {
@@ -205,7 +205,7 @@ fn surroundings(machine: Machine, world: &World, out: &mut Nexts) {
         };
         out.push((Happened::Surroundings, next));
     }
-    if world.present && !world.state.policy.supervised {
+    if world.present && !world.policy.supervised {
         told(machine, world.clone(), Event::Appeared, out);
     }
     if let (1.., Some(committed)) = (world.budget.expiries, world.state.journal.committed)

@@ -1,16 +1,17 @@
 //! The rotation machine is searched, not sampled: every order of success, failure, half-success, crash, snapshot,
 //! expiry, command, stop and restart within a budget, with every rule checked in each world.
 //!
-//! `LEASEHOLD_SEARCH=deep cargo test --release --test rotation_search -- --nocapture` walks a longer bound.
+//! `LEASEHOLD_SEARCH=deep` walks a longer bound: `docs/rotation.md` says how, and what it found.
 
 mod coverage;
 mod explore;
+mod mutants;
 mod rest;
 mod rules;
 mod world;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 
 use coverage::Coverage;
 use explore::{Found, search};
@@ -53,20 +54,21 @@ fn budgets(deep: bool) -> Vec<Budget> {
 /// Each item's work done once, on as many threads as there are processors; the answers in order.
 fn spread<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (turn, answers) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let turn = AtomicUsize::new(0);
+    let (tell, told) = channel();
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some((at, item)) =
-                    Some(turn.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, items.get(i)?)))
-                {
-                    let answer = work(item);
-                    answers.lock().unwrap().push((at, answer));
+            let (turn, work, tell) = (&turn, &work, tell.clone());
+            scope.spawn(move || {
+                while let Some((at, item)) = items.iter().enumerate().nth(turn.fetch_add(1, Ordering::Relaxed)) {
+                    // Nobody listens only where a panic ends the test already.
+                    let _ = tell.send((at, work(item)));
                 }
             });
         }
     });
-    let mut answers = answers.into_inner().unwrap();
+    drop(tell);
+    let mut answers: Vec<(usize, R)> = told.into_iter().collect();
     answers.sort_by_key(|(at, _)| *at);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }

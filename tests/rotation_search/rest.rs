@@ -27,7 +27,7 @@ pub fn rest_rules(world: &World) -> Rule {
     }
     let Some(committed) = journal.committed else { return Ok(()) };
     ensure(world.state.settled || held_open, "at rest the target is where it should be")?;
-    ensure(world.present || !world.state.policy.supervised, "at rest a supervised process runs")?;
+    ensure(world.present || !world.policy.supervised, "at rest a supervised process runs")?;
     if held_open {
         return Ok(());
     }

@@ -52,7 +52,6 @@ pub fn ensure(holds: bool, rule: &str) -> Rule {
 
 /// Every rule that speaks of one step.
 pub fn check(before: &World, happened: &Happened, after: &World) -> Rule {
-    world_rules(after)?;
     let news = if before.flight == after.flight { None } else { after.flight.as_ref() };
     if let Some(operation) = news {
         operation_rules(after, operation)?;
@@ -72,7 +71,7 @@ pub fn check(before: &World, happened: &Happened, after: &World) -> Rule {
     if after.stopped && !before.stopped {
         rest::stop_rules(after)?;
     }
-    Ok(())
+    world_rules(after)
 }
 
 fn number(committed: Option<Committed>) -> Option<Generation> {
@@ -83,6 +82,7 @@ fn number(committed: Option<Committed>) -> Option<Generation> {
 fn world_rules(world: &World) -> Rule {
     let (state, disk) = (&world.state, &world.disk);
     ensure(!world.crowded, "one operation in flight")?;
+    ensure(state.policy == world.policy, "the policy is the operator's")?;
     let (flies, waits) = (world.flight.is_some(), world.timer);
     let agrees = match state.phase {
         Phase::Rest => !flies,
@@ -102,7 +102,7 @@ fn world_rules(world: &World) -> Rule {
     };
     ensure(live || witness, "files that are not the committed ones have a witness on disk")?;
     let runs =
-        !world.present || state.policy.supervised || world.taken.is_none() || world.taken == number(disk.committed);
+        !world.present || world.policy.supervised || world.taken.is_none() || world.taken == number(disk.committed);
     ensure(runs || witness, "a process that is not on the committed generation has a witness on disk")
 }
 
@@ -116,7 +116,7 @@ fn operation_rules(world: &World, operation: &Effect) -> Rule {
         }
         Effect::Reload { generation, needed } => {
             ensure(world.live == Live::Whole(*generation), "what is reloaded is live")?;
-            let has = !world.present || world.state.policy.supervised || world.taken == Some(*generation);
+            let has = !world.present || world.policy.supervised || world.taken == Some(*generation);
             ensure(*needed || has, "a reload that is needed is asked for")
         }
         Effect::Probe(generation) => ensure(world.live == Live::Whole(*generation), "what is probed is live"),
@@ -280,7 +280,7 @@ fn forward_failed(before: &World, at: Forward, candidate: Candidate, failure: Fa
     };
     ensure(goes_on, "without a refuge it goes on forward")?;
     let halted = matches!(phase, Phase::Forward(Forward::Halt, _) | Phase::Staging(_));
-    let child = before.state.policy.supervised && at == Forward::Probe;
+    let child = before.policy.supervised && at == Forward::Probe;
     ensure(halted || !child, "a child without a refuge is halted")
 }
 

@@ -46,6 +46,8 @@ pub struct Budget {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub state: State,
+    /// What the operator set, whatever the machine makes of it.
+    pub policy: Policy,
     pub flight: Option<Effect>,
     /// The journal that a crash would find.
     pub disk: Journal,
@@ -128,6 +130,7 @@ impl World {
         let (state, effects) = (machine.recover)(Journal::default(), policy, false);
         let mut world = World {
             state,
+            policy,
             flight: None,
             disk: Journal::default(),
             made_from: Vec::new(),
@@ -322,7 +325,7 @@ impl World {
     }
 
     fn reload(&mut self, generation: Generation, needed: bool) -> Event {
-        if self.state.policy.supervised {
+        if self.policy.supervised {
             if !self.present || needed || self.taken != Some(generation) {
                 self.present = true;
                 self.taken = Some(generation);
@@ -351,7 +354,7 @@ impl World {
 
     /// The agent is gone and comes back; what it reports.
     pub fn restart(&mut self, machine: Machine) -> Vec<Report> {
-        let policy = self.state.policy;
+        let policy = self.policy;
         self.flight = None;
         self.stopped = false;
         self.announced = false;
@@ -376,6 +379,6 @@ impl World {
     }
 
     pub fn on_unhealthy(&self) -> OnUnhealthy {
-        self.state.policy.on_unhealthy
+        self.policy.on_unhealthy
     }
 }
