@@ -222,7 +222,7 @@ async fn a_store_file_that_may_not_be_read_is_denied() {
     }
     let world = World::new(&plain());
     world.password(OLD);
-    std::fs::set_permissions(world.path("secrets.yaml"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(world.path("secrets.yaml"), std::fs::Permissions::from_mode(0o000)).unwrap();
     assert_eq!(world.once().await.exit_code(), 77);
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
         dice: Arc::new(dice),
         metrics: metrics.clone(),
         audit: audit.clone(),
-        reload: reload_context(config, &state_dir, options),
+        reload: reload_context(&prepared, &state_dir, options),
         files_only: !options.reload_targets,
         ends_with_process: !options.command.is_empty(),
     };
@@ -88,6 +88,7 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
     });
     let servers = serve(&shared, &state_dir, &cancel).await?;
     Ok(Agent {
+        masked: prepared.masked,
         templates: PathWatch::new(prepared.watched.clone()),
         config_text: std::fs::read(&file).ok().map(crate::secret::SecretBytes::new),
         file,
@@ -169,13 +170,13 @@ fn audit(config: &Config) -> (Audit, Option<JoinHandle<()>>) {
     }
 }
 
-fn reload_context(config: &Config, state_dir: &StateDir, options: &Options) -> reload::Context {
+fn reload_context(prepared: &Prepared, state_dir: &StateDir, options: &Options) -> reload::Context {
     let stdin = if options.command.is_empty() { exec::Stdin::Null } else { exec::Stdin::Inherit };
     reload::Context {
-        target: config.targets.keys().next().cloned().unwrap_or_else(|| Arc::from("")),
+        target: prepared.loaded.config.targets.keys().next().cloned().unwrap_or_else(|| Arc::from("")),
         state_dir: state_dir.path().to_owned(),
         key: state_dir.key().clone(),
-        inherit: Inherit::default(),
+        inherit: Inherit { withhold: prepared.loaded.confidential.auth_variables.clone(), pass: Vec::new() },
         original_core: Some(options.original.core_limit),
         stdin,
         trampoline: PathBuf::from("/proc/self/exe"),
@@ -211,6 +212,7 @@ pub(super) fn assignment(prepared: &Prepared, watch: &WatchHandle, name: &str) -
         target: Arc::clone(config.targets.get(name)?),
         renderer: Arc::clone(prepared.renderers.get(name)?),
         snapshots: watch.snapshots(name)?,
+        withhold: prepared.loaded.confidential.auth_variables.clone(),
     })
 }
 

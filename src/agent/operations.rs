@@ -48,7 +48,7 @@ impl Shared {
     }
 
     pub fn set_config_error(&self, error: Option<&dyn std::fmt::Display>) {
-        *lock(&self.config_error) = error.map(|e| mask::display(e));
+        *lock(&self.config_error) = error.map(mask::display);
     }
 
     pub fn view(&self) -> StatusView {

@@ -1,18 +1,23 @@
 //! From a config file to what can be run from it: the config, the templates that it names, one renderer a target.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
+use zeroize::Zeroizing;
 
 use super::problem::{Class, Faulty, Problem};
 use crate::config::model::{Config, Source, TargetConfig, TargetName};
 use crate::config::{self, Fault, Loaded, Place};
 use crate::digest::Key;
 use crate::durable::{self, FileError, FileErrorKind};
+use crate::process::AGENT_CREDENTIALS;
 use crate::render::{self, RenderError, RenderErrorKind, Renderer, Sources};
-use crate::secret::SecretName;
+use crate::secret::{SecretBytes, SecretName};
+use crate::telemetry::mask::{Masked, WHOLE_WORD, registry};
 use crate::watch;
 
 /// The largest template that is read, in bytes.
@@ -31,6 +36,8 @@ pub struct Prepared {
     /// The config file, templates with what they include, `resolve` sources; absolute. When one of them changes, all this
     /// is to be made anew.
     pub watched: Vec<PathBuf>,
+    /// Keeps the values that the config and `pass_env` took from the environment masked: to be held while this is in force.
+    pub masked: Vec<Masked>,
 }
 
 /// Reads a config and everything that it is made of, and compiles it. `command`: the `CMD ARG…` of `agent run -- CMD`,
@@ -52,6 +59,7 @@ pub fn prepare(
     let loaded =
         if command.is_empty() { config::load(file, env) } else { config::load_for_command(file, env, command) };
     let mut loaded = loaded.map_err(|faults| Faulty::of_config(faults, vec![absolute.clone()]))?;
+    let masked = mask(&loaded, env);
     let mut found = Found::default();
     let read = Templates::read(&loaded, &mut found);
     declare_references(&mut loaded, &read, &mut found);
@@ -70,7 +78,20 @@ pub fn prepare(
         return Err(Faulty { problems, warnings, watched });
     }
     let uses = renderers.iter().map(|(name, r)| (name.clone(), r.used_secrets().iter().cloned().collect())).collect();
-    Ok(Prepared { loaded, renderers, uses, warnings, watched })
+    Ok(Prepared { loaded, renderers, uses, warnings, watched, masked })
+}
+
+/// Masks what may be a credential and is no store's to tell: before any template is looked at, whose faults might quote it.
+fn mask(loaded: &Loaded, env: &dyn Fn(&str) -> Option<String>) -> Vec<Masked> {
+    let own = AGENT_CREDENTIALS.iter().filter_map(|name| env(name).map(Zeroizing::new));
+    let passed = loaded.config.targets.values().flat_map(|target| &target.pass_env);
+    let passed = passed.filter_map(|name| env(name).map(Zeroizing::new)).filter(|value| value.len() >= WHOLE_WORD);
+    let environment: Vec<Zeroizing<String>> = own.chain(passed).collect();
+    let config = loaded.confidential.values.iter().map(SecretBytes::expose);
+    let values = config.chain(environment.iter().map(|value| value.as_bytes()));
+    // A place on this machine is no secret, and its messages are of no use without it.
+    let is_place = |value: &[u8]| value.starts_with(b"/") && Path::new(OsStr::from_bytes(value)).exists();
+    values.filter(|value| !is_place(value)).map(|value| registry().value(value)).collect()
 }
 
 /// The config's own file first, then by path and place.

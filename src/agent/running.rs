@@ -22,6 +22,7 @@ use crate::pathwatch::PathWatch;
 use crate::secret::SecretBytes;
 use crate::state_dir::StateDir;
 use crate::telemetry::audit::Event;
+use crate::telemetry::mask::Masked;
 use crate::watch::{self, Stores};
 
 /// How long files that change together are waited for.
@@ -35,6 +36,8 @@ const READY_LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Agent {
     pub file: PathBuf,
     pub config_text: Option<SecretBytes>,
+    /// Keeps the config's own values masked.
+    pub masked: Vec<Masked>,
     pub command: Vec<String>,
     pub shared: Arc<Shared>,
     pub stores: Stores,
@@ -160,7 +163,10 @@ impl Agent {
         *self.shared.uses.lock().unwrap_or_else(PoisonError::into_inner) = prepared.uses.clone();
         *self.shared.config() = new.clone();
         self.templates.set_paths(prepared.watched.iter().cloned());
+        let withhold = prepared.loaded.confidential.auth_variables.clone();
+        self.surroundings.reload.inherit.withhold = withhold;
         self.targets(&prepared).await;
+        self.masked = prepared.masked;
     }
 
     /// Starts drivers of new targets, ends those of removed ones, and tells the others.

@@ -3,12 +3,26 @@
 //! `$${` stands for a literal `${`; any other `$` stands for itself. `:-` takes its default where NAME is unset or
 //! empty, as in a POSIX shell. What was put in is not expanded again. Names are `[A-Za-z_][A-Za-z0-9_]*`.
 
+use crate::secret::SecretBytes;
+
+/// A variable that was put in.
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: SecretBytes,
+    /// Whether it is scheme, host or port of what becomes a URL (user and password are not).
+    pub in_authority: bool,
+}
+
 /// A value after expansion.
 pub struct Expanded {
     /// The whole text.
     pub text: String,
     /// The first variable whose value holds template syntax (`{{`, `{%` or `{#`), if any.
     pub template_syntax: Option<String>,
+    /// What was put in, in order; a default is the config's own.
+    pub variables: Vec<Variable>,
 }
 
 /// What is wrong with one `${…}`.
@@ -29,7 +43,7 @@ pub fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option
     if !text.contains("${") {
         return Ok(None);
     }
-    let mut out = Expanded { text: String::with_capacity(text.len()), template_syntax: None };
+    let mut out = Expanded { text: String::with_capacity(text.len()), template_syntax: None, variables: Vec::new() };
     let mut problems = Vec::new();
     let mut rest = text;
     let mut nth = 0;
@@ -79,8 +93,8 @@ fn one<'a>(
         ));
     }
     match (env(name), default) {
-        (Some(value), None) => put(value, name, out),
-        (Some(value), Some(_)) if !value.is_empty() => put(value, name, out),
+        (Some(value), None) => put(value, name, &after[end + 1..], out),
+        (Some(value), Some(_)) if !value.is_empty() => put(value, name, &after[end + 1..], out),
         (_, Some(default)) => out.text.push_str(default),
         (None, None) => {
             let hint = format!("set it, give a default as in ${{{name}:-…}}, or {ESCAPE}");
@@ -90,11 +104,23 @@ fn one<'a>(
     Ok(&after[end + 1..])
 }
 
-fn put(value: String, name: &str, out: &mut Expanded) {
+fn put(value: String, name: &str, rest: &str, out: &mut Expanded) {
     if ["{{", "{%", "{#"].iter().any(|mark| value.contains(mark)) {
         out.template_syntax.get_or_insert_with(|| name.to_owned());
     }
+    let in_authority = in_authority(&out.text, &value, rest);
     out.text.push_str(&value);
+    out.variables.push(Variable { name: name.to_owned(), value: SecretBytes::from(value), in_authority });
+}
+
+/// Whether a value between `before` and `rest` ends before the path of a URL, and no `@` makes it user or password.
+fn in_authority(before: &str, value: &str, rest: &str) -> bool {
+    let authority = |text: &str| match text.split_once("://") {
+        Some((_, after)) => !after.contains(['/', '?', '#']),
+        None => true,
+    };
+    let until = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority(before) && !value.contains(['@', '?', '#']) && !until.contains('@')
 }
 
 /// Whether a text is a portable variable name (POSIX.1-2017, 3.235).

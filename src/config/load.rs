@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::build::{self, Inputs, Users};
+use super::confidential::{self, Confidential};
 use super::decode::Decoder;
 use super::fault::{Fault, Faults, Place};
 use super::model::{Config, ProcessUser};
@@ -23,6 +24,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is doubtful but no fault.
     pub warnings: Vec<Fault>,
+    /// What the config holds that is not for every eye.
+    pub confidential: Confidential,
     file: Arc<Path>,
     places: HashMap<String, Spot>,
 }
@@ -147,7 +150,8 @@ pub fn parse(bytes: &[u8], shown: &Path, inputs: &Inputs<'_>) -> Result<Loaded, 
             if let Some(root) = &root {
                 index(root, "", &mut places);
             }
-            Ok(Loaded { config, warnings, file, places })
+            let confidential = root.as_ref().map(confidential::of).unwrap_or_default();
+            Ok(Loaded { config, warnings, confidential, file, places })
         }
         _ => Err(Faults(faults)),
     }

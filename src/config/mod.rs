@@ -6,6 +6,7 @@
 //! room's knowledge: the caller hands it to [`cross_check`].
 
 mod build;
+mod confidential;
 mod decode;
 mod expand;
 mod fault;
@@ -17,6 +18,7 @@ mod tree;
 mod uses;
 
 pub use build::{Inputs, Users};
+pub use confidential::Confidential;
 pub use fault::{Fault, Faults, Place, did_you_mean, near};
 pub use load::{Loaded, System, load, load_for_command, parse, state_dir};
 pub use scalar::{Account, duration};

@@ -41,6 +41,8 @@ pub struct Scalar {
     pub plain: bool,
     /// A variable that brought template syntax in.
     pub template_syntax: Option<String>,
+    /// The variables that were put in.
+    pub variables: Vec<expand::Variable>,
     /// For a literal block (`|`): where the first line of its text begins.
     pub block: Option<Place>,
 }
@@ -263,14 +265,20 @@ impl Reader<'_> {
         let block = Place { line: at.line.saturating_sub(blank), column: at.column };
         let block = (style == ScalarStyle::Literal).then_some(block);
         let content = match expand::expand(text, self.env) {
-            Ok(None) => {
-                Content::Scalar(Scalar { text: text.to_owned(), written: None, plain, template_syntax: None, block })
-            }
+            Ok(None) => Content::Scalar(Scalar {
+                text: text.to_owned(),
+                written: None,
+                plain,
+                template_syntax: None,
+                variables: Vec::new(),
+                block,
+            }),
             Ok(Some(out)) => Content::Scalar(Scalar {
                 text: out.text,
                 written: Some(text.to_owned()),
                 plain,
                 template_syntax: out.template_syntax,
+                variables: out.variables,
                 block,
             }),
             Err(problems) => {

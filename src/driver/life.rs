@@ -95,7 +95,7 @@ impl Life {
         let generations = Generations::open(&state_dir.generations(&name), state_dir.key()).map_err(state_error)?;
         let file = JournalFile::new(&dir);
         let journal = load_journal(&file).map_err(state_error)?;
-        let context = context_for(&target, &surroundings.reload);
+        let context = context_for(&assignment, &surroundings.reload);
         let reload = reload::build(&target.reload, &context)
             .map_err(|source| DriverError::Reload { target: name.clone(), source })?;
         let forward = Arc::new(Mutex::new(reload.forward()));
@@ -326,8 +326,9 @@ pub(super) fn policy(target: &TargetConfig, files_only: bool) -> Policy {
     Policy { on_unhealthy: target.on_unhealthy, keep: target.keep, supervised }
 }
 
-pub(super) fn context_for(target: &TargetConfig, shared: &reload::Context) -> reload::Context {
-    let inherit = Inherit { pass: target.pass_env.clone(), ..shared.inherit.clone() };
+pub(super) fn context_for(assignment: &Assignment, shared: &reload::Context) -> reload::Context {
+    let target = &assignment.target;
+    let inherit = Inherit { withhold: assignment.withhold.clone(), pass: target.pass_env.clone() };
     reload::Context { target: Arc::clone(&target.name), inherit, ..shared.clone() }
 }
 

@@ -60,6 +60,8 @@ pub struct Assignment {
     pub renderer: Arc<Renderer>,
     /// Its inputs.
     pub snapshots: Snapshots,
+    /// Variables that a process is not to inherit: the agent's own credentials, as the config names them.
+    pub withhold: Vec<String>,
 }
 
 /// What an operator or the agent asks of a driver.

@@ -80,7 +80,8 @@ async fn prove(
 }
 
 async fn checks(prepared: &Prepared, target: &TargetConfig, private: &Private, report: &mut Report) {
-    let inherit = Inherit { withhold: Vec::new(), pass: target.pass_env.clone() };
+    let withhold = prepared.loaded.confidential.auth_variables.clone();
+    let inherit = Inherit { withhold, pass: target.pass_env.clone() };
     for (index, (file, path)) in target.files.iter().zip(&private.files).enumerate() {
         let Some(check) = &file.check else { continue };
         if let Err(error) = verify::check_one(check, &file.path, path, &inherit).await {

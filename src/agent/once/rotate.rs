@@ -239,7 +239,8 @@ impl<'a> Rotation<'a> {
         let staged = self.staged.as_ref();
         let paths: Vec<PathBuf> =
             (0..target.files.len()).filter_map(|i| staged.and_then(|staged| staged.file_path(i))).collect();
-        let inherit = Inherit { withhold: Vec::new(), pass: target.pass_env.clone() };
+        let withhold = self.loaded.confidential.auth_variables.clone();
+        let inherit = Inherit { withhold, pass: target.pass_env.clone() };
         loop {
             let error = match verify::verify(renderer, snapshot, &paths, target, &inherit).await {
                 Ok(()) => return Event::Done,

@@ -291,7 +291,14 @@ mod tests {
     #[test]
     fn plain_scalars_follow_the_core_schema() {
         let of = |text: &str| {
-            plain(&Scalar { text: text.to_owned(), written: None, plain: true, template_syntax: None, block: None })
+            plain(&Scalar {
+                text: text.to_owned(),
+                written: None,
+                plain: true,
+                template_syntax: None,
+                variables: Vec::new(),
+                block: None,
+            })
         };
         assert_eq!(of("yes"), Plain::Text);
         assert_eq!(of("0640"), Plain::Int);

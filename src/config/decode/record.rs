@@ -118,7 +118,17 @@ fn default_node(default: &Value, place: Place) -> Node {
         Value::String(text) => (text.clone(), false),
         other => (other.to_string(), true),
     };
-    Node { place, content: Content::Scalar(Scalar { text, written: None, plain, template_syntax: None, block: None }) }
+    Node {
+        place,
+        content: Content::Scalar(Scalar {
+            text,
+            written: None,
+            plain,
+            template_syntax: None,
+            variables: Vec::new(),
+            block: None,
+        }),
+    }
 }
 
 /// Doc lines as one text.
