@@ -5,7 +5,9 @@ use std::fs;
 use crate::agent::Agent;
 use crate::kit::{app, key};
 
-const BAD: [(&str, fn(&Agent)); 3] = [
+type Spoil = fn(&Agent);
+
+const BAD: [(&str, Spoil); 3] = [
     ("deleted", |a| fs::remove_file(a.dir.join("secrets.yaml")).unwrap()),
     ("half-written", |a| fs::write(a.dir.join("secrets.yaml"), "provider: {key: key-of-half").unwrap()),
     ("not a file", |a| {
