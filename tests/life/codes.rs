@@ -63,7 +63,8 @@ fn interrupt_ends_as_term_does() {
 #[test]
 fn signals_are_passed_on_to_the_child() {
     let mut agent = agent();
-    let script = "for s in USR1 USR2 QUIT WINCH; do trap \"echo $s >>got\" $s; done; echo $$ >pid; while :; do sleep 0.05; done";
+    let script =
+        "for s in USR1 USR2 QUIT WINCH; do trap \"echo $s >>got\" $s; done; echo $$ >pid; while :; do sleep 0.05; done";
     agent.start_with(&["run", "--", "sh", "-c", script]);
     agent.wait_state("app", "healthy");
     let mut expected = String::new();
@@ -95,6 +96,6 @@ fn a_faulty_config_ends_the_start_with_78_and_every_fault() {
     assert_eq!(code, 78, "{err}");
     assert!(err.contains("did you mean") && err.contains("keep"), "{err}");
     assert!(!agent.dir.join("state").exists(), "nothing is left behind");
-    let missing = Agent::new(&app("").replace("inline:", "template: none.tera #"), "");
-    assert_eq!(missing.call(&["-c", "/no/such/agent.yaml", "run"]).0, 66);
+    let (code, _, err) = agent.call(&["-c", "/no/such/agent.yaml", "run"]);
+    assert!(code == 78 && err.contains("/no/such/agent.yaml"), "{code} {err}");
 }
