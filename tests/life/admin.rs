@@ -39,7 +39,7 @@ fn live_ready_status_and_metrics_are_served() {
     assert_eq!(get(port, "/live").unwrap().0, 200);
     let (code, body) = get(port, "/ready").unwrap();
     assert!(code == 503 && body.contains("app: degraded") && body.contains("403"), "{code} {body}");
-    assert!(metrics(port).lines().any(|l| l.starts_with("leasehold_degraded{") && l.ends_with(" 1")));
+    assert!(metrics(port).lines().any(|l| l.starts_with("leasehold_degraded{") && l.ends_with(" 1.0")));
 
     endpoint.accept(&["key-of-1"]);
     agent.wait("it is ready", |_| get(port, "/ready").filter(|(code, _)| *code == 200));
@@ -54,10 +54,10 @@ fn live_ready_status_and_metrics_are_served() {
     for line in [
         "leasehold_rotations_total{target=\"app\",outcome=\"committed\"} 1",
         "leasehold_rotations_total{target=\"app\",outcome=\"rolled_back\"} 1",
-        "leasehold_last_rotation_successful{target=\"app\"} 0",
-        "leasehold_degraded{target=\"app\"} 0",
-        "leasehold_held{target=\"app\"} 0",
-        "leasehold_generation{target=\"app\"} 1",
+        "leasehold_last_rotation_successful{target=\"app\"} 0.0",
+        "leasehold_degraded{target=\"app\"} 0.0",
+        "leasehold_held{target=\"app\"} 0.0",
+        "leasehold_generation{target=\"app\"} 1.0",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
@@ -84,8 +84,7 @@ fn promtool(text: &str) {
     let mut command = Command::new(promtool);
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // promtool reads the older text format, which has no end mark.
-    child.stdin.take().unwrap().write_all(text.trim_end().trim_end_matches("# EOF").as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{text}");

@@ -96,6 +96,6 @@ fn a_faulty_config_ends_the_start_with_78_and_every_fault() {
     assert_eq!(code, 78, "{err}");
     assert!(err.contains("did you mean") && err.contains("keep"), "{err}");
     assert!(!agent.dir.join("state").exists(), "nothing is left behind");
-    let missing = Agent::new(&app("").replace("inline:", "template: none.tera #"), "");
-    assert_eq!(missing.call(&["-c", "/no/such/agent.yaml", "run"]).0, 66);
+    let (code, _, err) = agent.call(&["-c", "/no/such/agent.yaml", "run"]);
+    assert!(code == 78 && err.contains("/no/such/agent.yaml"), "{code} {err}");
 }

@@ -1,6 +1,7 @@
 //! `agent render` and `agent render --once`, as commands.
 
 use std::fs;
+use std::process::Stdio;
 
 use crate::agent::Agent;
 use crate::endpoint::Endpoint;
@@ -64,14 +65,14 @@ fn the_exit_codes_of_once_say_what_is_wrong() {
         code
     };
     let good = key("key-of-1");
-    assert_eq!(code(&app("").replace("key }}", "no_field }}"), &good), 66, "a field that is not there");
+    assert_eq!(code(&app("").replace("key }}", "no_field }}"), &good), 65, "a field that is not there");
     assert_eq!(code(&app("").replace("out/conf,", "out/conf, format: json,"), &good), 65, "output that does not parse");
     assert_eq!(code(&app(""), "other: {key: x}\n"), 66, "a secret that is not there");
     assert_eq!(code(&app(""), "provider: {key: [\n"), 69, "a store that makes no sense");
     assert_eq!(code(&app("    kep: 3\n"), &good), 78, "a config that is invalid");
     let refusing = app("").replace("{store: local}", "{store: local, expect: {key: '^sk-'}}");
     assert_eq!(code(&refusing, &good), 65, "a value that is refused");
-    assert_eq!(code(&app("").replace("out/conf", "/proc/no/conf"), &good), 74, "a place that cannot be written");
+    assert_eq!(code(&app("").replace("out/conf", "/dev/null/conf"), &good), 74, "a place that cannot be written");
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn once_waits_for_a_store_as_long_as_it_is_told() {
     let agent = Agent::new(&app(""), &key("key-of-1"));
     let file = agent.dir.join("secrets.yaml");
     fs::remove_file(&file).unwrap();
-    let waiting = agent.command(&["render", "--once", "--wait", "50s"]).spawn().unwrap();
+    let waiting = agent.command(&["render", "--once", "--wait", "50s"]).stdout(Stdio::piped()).spawn().unwrap();
     // Not there yet: without `--wait` that is the end.
     assert!([66, 69].contains(&agent.call(&["-c", "agent.yaml", "check"]).0));
     agent.secrets(&key("key-of-1"));
