@@ -372,7 +372,7 @@ async fn a_command_passes_by_its_exit_code_and_its_output_is_not_quoted() {
 async fn a_command_that_hangs_is_killed_with_all_its_children() {
     let dir = tempfile::tempdir().unwrap();
     let pidfile = dir.path().join("pid");
-    let script = format!("sleep 1000 & echo $! > {}.new; mv {0}.new {0}; wait", pidfile.display());
+    let script = format!("echo hunter2 >&2; sleep 1000 & echo $! > {}.new; mv {0}.new {0}; wait", pidfile.display());
     let probe = command(&["sh", "-c", &script], 2 * SECOND);
     assert_eq!(failed(probe.attempt().await), "command sh: no answer within 2s");
     let pid: i32 = std::fs::read_to_string(&pidfile).unwrap().trim().parse().unwrap();

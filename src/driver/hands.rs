@@ -31,6 +31,8 @@ pub(super) struct Hands {
     pub probe: probe::Context,
     /// What the newest staged generation was made from.
     pub staged: Option<(Generation, Arc<Inputs>)>,
+    /// The newest inputs.
+    pub newest: Option<Arc<Inputs>>,
     /// The generation that was loaded last.
     pub loaded: Option<(Generation, Arc<Rendered>)>,
     pub clock: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>,
@@ -46,6 +48,7 @@ impl Hands {
     pub async fn perform(&mut self, effect: Effect, inputs: Option<Arc<Inputs>>) -> Answer {
         let (before, after) = failpoints(name(&effect).unwrap_or_default());
         failpoint::hit(before);
+        self.newest.clone_from(&inputs);
         let answer = match effect {
             Effect::Stage(_) => self.stage(inputs).await,
             Effect::Verify(generation) => self.verify(generation).await,
@@ -143,9 +146,9 @@ impl Hands {
         {
             return Ok(Arc::clone(rendered));
         }
-        let generations = self.generations.clone();
-        let loaded = blocking(move || generations.load(GenerationId(generation))).await;
-        let rendered = Arc::new(loaded.map_err(Answer::for_now)?.1);
+        let (generations, inputs) = (self.generations.clone(), self.newest.clone());
+        let loaded = blocking(move || load(&generations, GenerationId(generation), inputs.as_deref())).await;
+        let rendered = Arc::new(loaded.map_err(Answer::for_now)?);
         self.loaded = Some((generation, Arc::clone(&rendered)));
         Ok(rendered)
     }
@@ -239,6 +242,22 @@ fn stage(
         versions: inputs.versions(),
     };
     generations.stage(&rendered, origin).map(|staged| Some(staged.id())).map_err(Answer::for_now)
+}
+
+/// A retained generation; one that is spoilt is made anew, if the newest inputs give exactly what its manifest seals.
+fn load(generations: &Generations, id: GenerationId, inputs: Option<&Inputs>) -> Result<Rendered, FileError> {
+    let error = match generations.load(id) {
+        Ok((_, rendered)) => return Ok(rendered),
+        Err(error) => error,
+    };
+    let rendered = inputs.and_then(|inputs| inputs.renderer.render(&inputs.snapshot).ok());
+    match (rendered, generations.manifest(id)) {
+        (Some(rendered), Ok(manifest)) if generations.digests(&rendered)? == manifest.digests => {
+            tracing::warn!(generation = id.0, "{error}; it is the same as what the secrets give now, and is made anew");
+            Ok(rendered)
+        }
+        _ => Err(error),
+    }
 }
 
 fn publish(

@@ -109,6 +109,7 @@ impl Life {
             reload,
             probe: probe_context(&context),
             staged: None,
+            newest: None,
             loaded: None,
             clock: Arc::clone(&surroundings.clock),
             stop: stop.clone(),

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Attempt, Probe};
 use crate::process::{self, Inherit, RunError};
+use crate::verdict::show;
 
 /// Runs a program without a shell, in a process group of its own that is killed when the attempt ends or is cut off.
 /// Its output is discarded: it may hold values, so no reason quotes it.
@@ -31,9 +32,9 @@ impl Probe for CommandProbe {
             match process::run(&self.run, self.timeout, &self.inherit).await {
                 Ok(outcome) if outcome.exit.success() => Attempt::Pass,
                 Ok(outcome) => {
-                    Attempt::Fail(format!("command {program}: {}, expected exit code 0", ended(outcome.exit)))
+                    Attempt::Fail(format!("command {program}: {}, expected 0", ended(outcome.exit)))
                 }
-                Err(error) => Attempt::Fail(reason(&error)),
+                Err(error) => Attempt::Fail(format!("command {program}: {}", reason(&error))),
             }
         })
     }
@@ -46,6 +47,11 @@ fn ended(exit: process::Exit) -> String {
     }
 }
 
+/// Not the error's own words: those quote what the program wrote.
 fn reason(error: &RunError) -> String {
-    error.to_string()
+    match error {
+        RunError::Start { hint, .. } => hint.clone(),
+        RunError::TimedOut { timeout, .. } => format!("no answer within {}", show(*timeout)),
+        RunError::Wait { source, .. } => format!("cannot be waited for: {source}"),
+    }
 }

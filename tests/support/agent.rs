@@ -1,5 +1,6 @@
 //! A real agent in a folder of its own, for end-to-end tests.
 #![allow(dead_code, reason = "every test uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::zombie_processes, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -17,6 +18,8 @@ pub struct Agent {
     pub dir: PathBuf,
     pub child: Option<Child>,
     pub env: Vec<(String, String)>,
+    /// The user and group that the agent and its commands run as, where not the test's own.
+    pub user: Option<u32>,
     _temp: Option<tempfile::TempDir>,
 }
 
@@ -27,7 +30,7 @@ impl Agent {
         let dir = temp.path().canonicalize().unwrap();
         fs::create_dir(dir.join("out")).unwrap();
         fs::write(dir.join("agent.yaml"), config).unwrap();
-        let agent = Agent { dir, child: None, env: Vec::new(), _temp: Some(temp) };
+        let agent = Agent { dir, child: None, env: Vec::new(), user: None, _temp: Some(temp) };
         agent.secrets(secrets);
         agent
     }
@@ -37,6 +40,7 @@ impl Agent {
         use std::os::unix::fs::PermissionsExt;
         let next = self.dir.join(".secrets.next");
         fs::write(&next, yaml).unwrap();
+        std::os::unix::fs::chown(&next, self.user, self.user).unwrap();
         fs::set_permissions(&next, fs::Permissions::from_mode(0o600)).unwrap();
         fs::rename(next, self.dir.join("secrets.yaml")).unwrap();
     }
@@ -46,6 +50,9 @@ impl Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
         command.current_dir(&self.dir).args(args).env("AGENT_CONFIG", self.dir.join("agent.yaml"));
         command.envs(self.env.iter().map(|(k, v)| (k, v))).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+        if let Some(id) = self.user {
+            command.uid(id).gid(id);
+        }
         command
     }
 
