@@ -81,6 +81,18 @@ impl Record {
         self.reason = Some(reason);
     }
 
+    /// A generation that lives of the agent before this one did not survive is given up.
+    pub fn never_judged(&mut self, generation: Generation) {
+        self.failed(
+            "recover",
+            &format!(
+                "the agent was ended twice while generation {generation} was taken up: going back; `agent release {}` \
+                 has it tried again",
+                self.target
+            ),
+        );
+    }
+
     /// A generation is on trial.
     pub fn staged(&mut self, generation: Generation, inputs: Option<&Arc<Inputs>>) {
         let versions = inputs.map(|i| i.versions()).unwrap_or_default();

@@ -46,8 +46,12 @@ fn each_point(of: &[(Kind, bool)]) {
         return;
     }
     let shares = of.iter().flat_map(|(kind, good)| {
-        // A signalled process is watched for a second each time.
-        let of = if everything() && *kind == Kind::Signal { 3 } else { 1 };
+        // They wait more than they work: a signalled process is watched for a second each time.
+        let of = match kind {
+            _ if !everything() => 1,
+            Kind::Signal => 3,
+            Kind::Files | Kind::Directory => 2,
+        };
         (0..of).map(move |part| Share { kind: *kind, good: *good, part, of })
     });
     together(shares, run);

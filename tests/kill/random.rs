@@ -7,19 +7,16 @@ use crate::settled::{Expected, Refused};
 use crate::world::{ALL, World};
 use crate::{Dice, everything, together};
 
-/// Worlds that live at once.
-const WORLDS: u64 = 5;
-
 #[test]
 fn killed_at_random_instants_while_secrets_change_nothing_is_lost() {
-    let kills = if everything() { 200 } else { 20 };
-    together(0..WORLDS, |of| {
+    let (worlds, kills) = if everything() { (8, 200) } else { (4, 20) };
+    together(0..worlds, |of| {
         let mut dice = Dice::new(of);
         let mut world = World::new(&ALL, of % 2 == 1);
         world.start(None, None);
         world.rest(&Expected { value: "good-000001".into(), refused: Refused::Never, before: BTreeMap::new() });
         let mut done = 0;
-        while done < kills / WORLDS {
+        while done < kills / worlds {
             done += round(&mut world, &mut dice);
         }
         world.end();

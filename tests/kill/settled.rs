@@ -43,7 +43,8 @@ impl World {
     pub fn rest(&mut self, expected: &Expected) {
         let until = Instant::now() + DEADLINE;
         loop {
-            assert!(self.running(), "the agent ended\nlog:\n{}", self.log());
+            let how = self.agent.child.as_mut().map(|child| child.try_wait().unwrap());
+            assert!(how == Some(None), "the agent ended: {how:?}\nlog:\n{}", self.log());
             match self.at_rest(expected) {
                 Ok(()) => break,
                 Err(why) => assert!(
@@ -164,8 +165,14 @@ impl World {
         if !text.ends_with('\n') && !text.is_empty() {
             return Err("history is torn".into());
         }
-        let read = |line: &str| serde_json::from_str::<HistoryEntry>(line).map_err(|e| format!("history: {e}: {line}"));
-        text.lines().try_for_each(|line| read(line).map(drop))
+        for line in text.lines() {
+            let entry: HistoryEntry = serde_json::from_str(line).map_err(|e| format!("history: {e}: {line}"))?;
+            let refused = entry.outcome == "rolled_back" || entry.outcome == "quarantined";
+            if refused && entry.reason.is_none_or(|reason| reason.is_empty()) {
+                return Err(format!("history does not say why: {line}"));
+            }
+        }
+        Ok(())
     }
 
     /// Nothing lies about that has no business there.
