@@ -5,7 +5,10 @@ use std::fs;
 use crate::agent::Agent;
 use crate::kit::{app, key};
 
-const BAD: [(&str, fn(&Agent)); 3] = [
+/// What happens to the store's file.
+type Spoil = (&'static str, fn(&Agent));
+
+const BAD: [Spoil; 3] = [
     ("deleted", |a| fs::remove_file(a.dir.join("secrets.yaml")).unwrap()),
     ("half-written", |a| fs::write(a.dir.join("secrets.yaml"), "provider: {key: key-of-half").unwrap()),
     ("not a file", |a| {
