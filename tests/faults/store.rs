@@ -5,9 +5,10 @@ use std::fs;
 use crate::agent::Agent;
 use crate::kit::{app, key};
 
-type Spoil = fn(&Agent);
+/// What happens to the store's file.
+type Spoil = (&'static str, fn(&Agent));
 
-const BAD: [(&str, Spoil); 3] = [
+const BAD: [Spoil; 3] = [
     ("deleted", |a| fs::remove_file(a.dir.join("secrets.yaml")).unwrap()),
     ("half-written", |a| fs::write(a.dir.join("secrets.yaml"), "provider: {key: key-of-half").unwrap()),
     ("not a file", |a| {

@@ -107,7 +107,9 @@ fn status_and_history_answer_programs_and_people() {
     agent.start();
     agent.wait_outcomes(&["committed"]);
     agent.wait_state("app", "healthy");
-    let status = agent.status().unwrap();
+    let (code, out, _) = agent.call(&["status", "--json"]);
+    assert_eq!(code, 0);
+    let status: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(status["secrets"][0]["name"], "provider");
     assert_eq!(status["secrets"][0]["store"], "local");
     assert!(status["config_error"].is_null());
