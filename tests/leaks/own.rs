@@ -1,0 +1,1 @@
+//! What the system lets others see of the agent itself.
