@@ -13,7 +13,8 @@ fn set_env(agent: &mut Agent, vars: &[(&str, &str)]) {
 
 #[test]
 fn the_agents_own_credentials_do_not_reach_the_child_unless_passed() {
-    let text = exec("env >env.next; mv env.next env; while :; do sleep 0.05; done") + "    pass_env: [AWS_SESSION_TOKEN]\n";
+    let text =
+        exec("env >env.next; mv env.next env; while :; do sleep 0.05; done") + "    pass_env: [AWS_SESSION_TOKEN]\n";
     let mut agent = Agent::new(&text, &key("key-of-1"));
     let own = [
         ("VAULT_TOKEN", "token-1"),
@@ -44,7 +45,9 @@ fn a_child_that_dies_by_itself_is_started_again_after_a_wait() {
     let mut agent = Agent::new(&text, &key("key-of-1"));
     agent.start();
     agent.wait_outcomes(&["committed"]);
-    agent.wait("the end is told", |a| a.log().contains("ended by itself (exit code 4); it is started again in 1s").then_some(()));
+    agent.wait("the end is told", |a| {
+        a.log().contains("ended by itself (exit code 4); it is started again in 1s").then_some(())
+    });
     agent.wait("another child", |a| (a.read("pids").lines().count() == 2).then_some(()));
     agent.wait_state("app", "healthy");
     assert_eq!(agent.outcomes(), ["committed"], "no rotation: the same generation again");
@@ -77,7 +80,8 @@ fn what_the_child_leaves_behind_ends_with_it() {
 
 #[test]
 fn children_die_with_an_agent_that_is_killed_and_the_next_one_starts_one_of_its_own() {
-    let text = exec("trap \"\" TERM; echo $$ >pid.next; mv pid.next pid; while :; do sleep 0.05; done").replace("5s", "300ms");
+    let text =
+        exec("trap \"\" TERM; echo $$ >pid.next; mv pid.next pid; while :; do sleep 0.05; done").replace("5s", "300ms");
     let mut agent = Agent::new(&text, &key("key-of-1"));
     agent.start();
     agent.wait_state("app", "healthy");

@@ -63,7 +63,8 @@ fn interrupt_ends_as_term_does() {
 #[test]
 fn signals_are_passed_on_to_the_child() {
     let mut agent = agent();
-    let script = "for s in USR1 USR2 QUIT WINCH; do trap \"echo $s >>got\" $s; done; echo $$ >pid; while :; do sleep 0.05; done";
+    let script =
+        "for s in USR1 USR2 QUIT WINCH; do trap \"echo $s >>got\" $s; done; echo $$ >pid; while :; do sleep 0.05; done";
     agent.start_with(&["run", "--", "sh", "-c", script]);
     agent.wait_state("app", "healthy");
     let mut expected = String::new();

@@ -63,8 +63,7 @@ fn a_faulty_config_is_refused_as_a_whole_and_all_goes_on() {
     let good = config(&(CHILD.to_owned() + &plain("app", "a=")));
     let (mut agent, pid) = started(&good);
     hup(&agent, &good.replace("a=", "b=").replace("stop_timeout", "stop_timeuot"));
-    let error =
-        agent.wait("the error is told", |a| a.status()?["config_error"].as_str().map(str::to_owned));
+    let error = agent.wait("the error is told", |a| a.status()?["config_error"].as_str().map(str::to_owned));
     assert!(error.contains("agent.yaml:") && error.contains("did you mean 'stop_timeout'"), "{error}");
     let (code, out, _) = agent.call(&["status"]);
     assert!(code == 0 && out.contains("is not in force"), "{out}");

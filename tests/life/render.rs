@@ -26,7 +26,8 @@ fn render_keeps_the_files_fresh_and_never_touches_a_process() {
 
 #[test]
 fn render_starts_no_child() {
-    let exec = "    reload: {type: exec, command: [sh, -c, 'touch started; exec sleep 1000'], cwd: ., stop_timeout: 1s}\n";
+    let exec =
+        "    reload: {type: exec, command: [sh, -c, 'touch started; exec sleep 1000'], cwd: ., stop_timeout: 1s}\n";
     let mut agent = Agent::new(&app(exec), &key("key-of-1"));
     agent.start_with(&["render"]);
     agent.wait_outcomes(&["committed"]);

@@ -57,7 +57,8 @@ fn in_a_check_nothing_is_published() {
 
 #[test]
 fn in_a_reload_the_files_go_back() {
-    let text = app(&format!("    reload: {{type: command, run: [sh, -c, '{SLOW}; cat out/conf >>told; echo >>told']}}\n"));
+    let text =
+        app(&format!("    reload: {{type: command, run: [sh, -c, '{SLOW}; cat out/conf >>told; echo >>told']}}\n"));
     let mut agent = started(&text);
     block(&agent);
     stuck(&mut agent, "reload", "key=key-of-1");
@@ -115,7 +116,8 @@ fn in_a_first_rotation_what_is_begun_is_finished_by_the_next_life() {
 
 #[test]
 fn a_second_term_ends_at_once_and_the_next_life_finds_its_way() {
-    let text = app(&format!("    reload: {{type: command, run: [sh, -c, '{}']}}\n", SLOW.replace("sleep 2", "sleep 20")));
+    let text =
+        app(&format!("    reload: {{type: command, run: [sh, -c, '{}']}}\n", SLOW.replace("sleep 2", "sleep 20")));
     let mut agent = started(&text);
     block(&agent);
     agent.secrets(&key("key-of-2"));

@@ -20,7 +20,8 @@ impl Manager {
     fn wait_for(&mut self, line: &str) -> String {
         loop {
             let mut bytes = [0; 4096];
-            let length = self.socket.recv(&mut bytes).unwrap_or_else(|e| panic!("never told {line}: {e}\n{:?}", self.told));
+            let length =
+                self.socket.recv(&mut bytes).unwrap_or_else(|e| panic!("never told {line}: {e}\n{:?}", self.told));
             let message = String::from_utf8(bytes[..length].to_vec()).unwrap();
             self.told.push(message.clone());
             if message.lines().any(|l| l == line) {

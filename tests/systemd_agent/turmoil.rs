@@ -2,7 +2,8 @@
 
 use crate::house::{House, config, secrets};
 
-const HEALTH: &str = "    health: {type: systemd, unit: UNIT, interval: 200ms, timeout: 5s, within: 60s, successes: 2}\n";
+const HEALTH: &str =
+    "    health: {type: systemd, unit: UNIT, interval: 200ms, timeout: 5s, within: 60s, successes: 2}\n";
 
 fn lines(unit: &str) -> String {
     format!("    reload: {{type: systemd, unit: {unit}, verb: reload, timeout: 50s}}\n{}", HEALTH.replace("UNIT", unit))
@@ -18,7 +19,9 @@ fn gated(name: &str) -> String {
 
 #[test]
 fn an_agent_killed_in_the_middle_of_a_reload_is_started_anew_and_goes_on() {
-    let Some(house) = House::new("killed", &config("app", &lines("killed.service")), Some(&secrets("one"))) else { return };
+    let Some(house) = House::new("killed", &config("app", &lines("killed.service")), Some(&secrets("one"))) else {
+        return;
+    };
     house.agent_unit("Restart=on-failure");
     house.sleeper("killed.service", &gated("killed"));
     house.systemctl(&["start", &house.agent()]);
