@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::inputs::Inputs;
@@ -15,7 +16,7 @@ use crate::generation::{GenerationId, Generations, Manifest, Origin, PublishErro
 use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::Exit;
-use crate::reload::{Change, Reload, ReloadErrorKind, Taken};
+use crate::reload::{Change, GRACE, Reload, ReloadErrorKind, Taken};
 use crate::render::Rendered;
 use crate::rotation::{Effect, Event, Generation, Journal};
 use crate::verify;
@@ -41,6 +42,8 @@ pub(super) struct Hands {
     pub files_only: bool,
     /// How the supervised process ended while an operation watched it.
     pub last_exit: Option<Exit>,
+    /// When the process was last told, or started.
+    pub told_at: Option<Instant>,
 }
 
 impl Hands {
@@ -163,6 +166,7 @@ impl Hands {
         };
         let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
         let taken = if needed || supervised {
+            self.told_at = Some(Instant::now());
             self.reload.apply(Change { generation, env: &rendered.env, files_changed: needed }).await
         } else {
             self.reload.running().await.map(|there| if there { Taken::Done } else { Taken::NotRunning })
@@ -186,8 +190,12 @@ impl Hands {
             Err(refused) => return refused,
         };
         let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
-        let trying =
-            Trying { health: &self.target.health, request: rendered.health.as_ref(), supervised, context: &self.probe };
+        let trying = Trying {
+            health: &self.target.health,
+            request: rendered.health.as_ref(),
+            not_before: self.told_at.filter(|_| supervised).map(|at| at + GRACE),
+            context: &self.probe,
+        };
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Answer::for_now("the agent is stopping"),

@@ -115,6 +115,7 @@ impl Life {
             stop: stop.clone(),
             files_only: surroundings.files_only,
             last_exit: None,
+            told_at: None,
         };
         let (state, effects) = recover(journal, policy(&target, surroundings.files_only), false);
         if let Phase::Back(_, Plan { failed: Some(failed), .. }) = state.phase {

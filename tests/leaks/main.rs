@@ -121,7 +121,8 @@ fn first_rotation(agent: &mut Agent, echo: &Echo, seen: &mut Seen) {
     }
     assert!(requests.contains("Bearer sk-ant-good-"), "the secret reached the upstream");
     let log = agent.log();
-    for expected in ["TRACE", "***", "refused the new contents", "verify refused the new value", "not base64", "bad-0"] {
+    for expected in ["TRACE", "***", "refused the new contents", "verify refused the new value", "not base64", "bad-0"]
+    {
         let found = log.contains(expected) || log.contains(&expected.to_lowercase());
         assert!(found, "the log does not hold {expected}");
     }

@@ -184,3 +184,21 @@ fn a_rotation_that_goes_back_leaves_the_other_files_alone() {
     agent.wait_outcomes(&["committed", "rolled_back"]);
     assert_eq!(mark(&agent.dir.join("out/fixed")), fixed);
 }
+
+#[test]
+fn a_child_that_passes_its_check_and_dies_a_moment_later_is_rolled_back() {
+    let command = "if grep -q wrong out/conf; then sleep 0.3; exit 7; fi; exec sleep 1000";
+    let text = app(&format!(
+        "    reload: {{type: exec, command: [sh, -c, '{command}'], on_change: restart, stop_timeout: 2s}}\n    \
+         health: {{type: command, run: ['true'], within: 5s, interval: 50ms}}\n"
+    ));
+    let mut agent = Agent::new(&text, &key("good-key-1"));
+    agent.start();
+    agent.wait_outcomes(&["committed"]);
+    agent.secrets(&key("wrong-key"));
+    agent.wait_outcomes(&["committed", "rolled_back"]);
+    assert_eq!(agent.read("out/conf"), "key=good-key-1");
+    let reason = agent.history().pop().unwrap()["reason"].to_string();
+    assert!(reason.contains("exit code 7"), "{reason}");
+    agent.wait_state("app", "healthy");
+}
