@@ -6,6 +6,8 @@
 //! `LEASEHOLD_KILL_SEED=N` repeats the instants of a run as nearly as time can be repeated.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests are tests, too")]
+
 #[path = "../support/agent.rs"]
 mod agent;
 mod points;

@@ -48,9 +48,9 @@ fn each_point(of: &[(Kind, bool)]) {
     let shares = of.iter().flat_map(|(kind, good)| {
         // They wait more than they work: a signalled process is watched for a second each time.
         let of = match kind {
-            _ if !everything() => 1,
-            Kind::Signal => 3,
-            Kind::Files | Kind::Directory => 2,
+            Kind::Signal if everything() => 3,
+            _ if everything() || (*kind == Kind::Signal && *good) => 2,
+            _ => 1,
         };
         (0..of).map(move |part| Share { kind: *kind, good: *good, part, of })
     });
@@ -90,12 +90,12 @@ const AGAIN: [&str; 8] = [
 
 /// Whether it is worth its time here.
 fn taken(point: &Point, share: &Share) -> bool {
-    let effect = point.name.starts_with("effect.");
+    let effect = point.name.starts_with("effect.") && !point.at_start;
+    let after = point.name.ends_with(".after");
     match (everything(), share.kind) {
-        (true, Kind::Signal) => effect && !point.at_start,
-        (true, _) => true,
-        (false, Kind::Signal) => effect && !point.at_start && (share.good || point.name.contains("publish")),
-        (false, _) => effect && !point.at_start,
+        (true, Kind::Files | Kind::Directory) => true,
+        (true, Kind::Signal) | (false, Kind::Files | Kind::Directory) => effect,
+        (false, Kind::Signal) => effect && after && (share.good || point.name.contains("publish")),
     }
 }
 
