@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::{Attempt, Probe};
-use crate::process::{self, Inherit, RunError};
+use crate::process::{self, Inherit};
 
 /// Runs a program without a shell, in a process group of its own that is killed when the attempt ends or is cut off.
 /// Its output is discarded: it may hold values, so no reason quotes it.
@@ -33,7 +33,7 @@ impl Probe for CommandProbe {
                 Ok(outcome) => {
                     Attempt::Fail(format!("command {program}: {}, expected exit code 0", ended(outcome.exit)))
                 }
-                Err(error) => Attempt::Fail(reason(&error)),
+                Err(error) => Attempt::Fail(error.without_output()),
             }
         })
     }
@@ -44,8 +44,4 @@ fn ended(exit: process::Exit) -> String {
         process::Exit::Code(code) => format!("exit code {code}"),
         process::Exit::Signal(signal) => format!("ended by signal {signal}"),
     }
-}
-
-fn reason(error: &RunError) -> String {
-    error.to_string()
 }
