@@ -110,7 +110,8 @@ fn types_of(file: &Path, text: &str) -> Vec<Type> {
 /// The body of an enum without its variants' names: they look like types.
 fn without_variants(body: &str) -> String {
     let (mut out, mut depth, mut named) = (String::new(), 0usize, true);
-    for c in body.chars() {
+    let lines = body.lines().filter(|line| !line.trim().starts_with("#["));
+    for c in lines.flat_map(|line| line.chars().chain(['\n'])) {
         match c {
             '{' | '(' | '[' => depth += 1,
             '}' | ')' | ']' => depth = depth.saturating_sub(1),
