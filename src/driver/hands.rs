@@ -16,7 +16,7 @@ use crate::generation::{GenerationId, Generations, Manifest, Origin, PublishErro
 use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::Exit;
-use crate::reload::{Change, GRACE, Reload, ReloadErrorKind, Taken};
+use crate::reload::{Change, GRACE, Reload, ReloadError, ReloadErrorKind, Taken};
 use crate::render::Rendered;
 use crate::rotation::{Effect, Event, Generation, Journal};
 use crate::verify;
@@ -177,10 +177,27 @@ impl Hands {
                 Answer::for_good("the process is not running, and `require_running` is set: start it")
             }
             Ok(Taken::NotRunning) => Answer::of(Event::NotRunning),
-            Err(error) => match error.kind {
-                ReloadErrorKind::Failed | ReloadErrorKind::TimedOut => Answer::for_good(error),
-                ReloadErrorKind::Denied | ReloadErrorKind::Absent | ReloadErrorKind::NotBuilt => Answer::for_now(error),
-            },
+            Err(error) => {
+                let message = self.tellable(generation, &error);
+                match error.kind {
+                    ReloadErrorKind::Failed | ReloadErrorKind::TimedOut => Answer::for_good(message),
+                    ReloadErrorKind::Denied | ReloadErrorKind::Absent | ReloadErrorKind::NotBuilt => {
+                        Answer::for_now(message)
+                    }
+                }
+            }
+        }
+    }
+
+    /// What may be told of a failed reload. Of an earlier generation (of another life even) the mask may not know the
+    /// values any more, so a command that was given them is not quoted.
+    fn tellable(&self, generation: Generation, error: &ReloadError) -> String {
+        let known = self.staged.as_ref().is_some_and(|(staged, _)| *staged == generation);
+        match &error.unquoted {
+            Some(unquoted) if !known => {
+                format!("{unquoted} (what it said is not shown: it may hold values of generation {generation})")
+            }
+            _ => error.message.clone(),
         }
     }
 

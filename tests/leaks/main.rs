@@ -340,7 +340,8 @@ fn processes(agent: &Agent, watcher: &Watcher, canaries: &Canaries, net: &Net, s
         let supervised = name.starts_with("sleep 100000");
         let trampoline = name.contains("__spawn");
         for (variable, value) in program.variables() {
-            let declared = supervised && ["LONG", "AWKWARD", "PEM"].contains(&variable.as_str());
+            let crashing = name.starts_with("sh -c exit 3") && variable == "A";
+            let declared = crashing || supervised && ["LONG", "AWKWARD", "PEM"].contains(&variable.as_str());
             let inherited = !trampoline && (world::VARIABLES.contains(&variable.as_str()) || variable == "DECLARED");
             if !declared && !inherited {
                 assert!(net.find(&value).is_empty(), "{variable} of {name}");
@@ -407,7 +408,7 @@ fn files(agent: &Agent, canaries: &Canaries, seen: &mut Seen) {
     let state = agent.dir.join("state");
     seen.add("audit", agent.read("audit.jsonl"));
     seen.add_files(&state, &|path| !holds_values(path));
-    for name in ["journal.json", "history.jsonl", "manifest.json"] {
+    for name in ["journal", "history.jsonl", "manifest.json"] {
         assert!(seen.names().any(|seen| seen.ends_with(name)), "{name}: {:?}", seen.names().collect::<Vec<_>>());
     }
     assert!(agent.read("audit.jsonl").contains("rotation_ended"));

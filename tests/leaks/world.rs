@@ -195,6 +195,22 @@ fn good_targets(echo: &Echo) -> Vec<(String, Value)> {
                 "interval": "50ms", "within": "200ms"}}),
         ),
         (
+            "hangs".to_owned(),
+            json!({
+            "files": talkative("hangs"),
+            "reload": {"type": "command", "timeout": "100ms",
+                "run": ["sh", "-c", "cat out/hangs >&2; exec sleep 1000", "talkative-reload"]},
+            "health": {"type": "none"}}),
+        ),
+        (
+            "silent".to_owned(),
+            json!({
+            "files": talkative("silent"),
+            "reload": {"type": "none"},
+            "health": {"type": "command", "run": ["sh", "-c", "cat out/silent >&2; exec sleep 1000", "talkative-probe"],
+                "interval": "50ms", "within": "200ms", "timeout": "100ms"}}),
+        ),
+        (
             "crashes".to_owned(),
             json!({
             "files": talkative("crashes"),
