@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -85,6 +86,7 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
         started_at: Timestamp::now(),
         state_dir: state_dir.path().to_owned(),
         uses: Mutex::new(prepared.uses.clone()),
+        announced: AtomicBool::new(false),
     });
     let servers = serve(&shared, &state_dir, &cancel).await?;
     Ok(Agent {

@@ -1,5 +1,6 @@
 //! From a config file to everything that runs.
 
+mod announce;
 mod building;
 pub mod check;
 mod counting;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
+use super::announce::well;
 use super::building::Clock;
 use crate::admin::AdminView;
 use crate::config::model::{Config, Locator, SecretConfig, TargetName};
@@ -32,6 +34,8 @@ pub(super) struct Shared {
     pub started_at: Timestamp,
     pub state_dir: PathBuf,
     pub uses: Mutex<Uses>,
+    /// Whether the service manager was told that the agent is ready.
+    pub announced: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,13 +73,14 @@ impl Shared {
         }
     }
 
-    /// Whether every target is on a committed generation, or waits for its process.
+    /// Whether every target is on a committed generation (its files written since the start: they may have been in memory),
+    /// or waits for its process.
     pub fn ready(&self) -> (bool, String) {
         let late: Vec<String> = self
             .drivers()
             .values()
+            .filter(|driver| !well(driver))
             .map(Driver::view)
-            .filter(|view| view.generation.is_none() || view.degraded)
             .map(|view| match &view.reason {
                 Some(reason) => format!("{}: {}: {reason}", view.name, view.state),
                 None => format!("{}: {}", view.name, view.state),

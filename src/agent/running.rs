@@ -12,6 +12,7 @@ use signal_hook_tokio::Signals;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::announce::announce;
 use super::building::{assignment, environment};
 use super::counting::counted;
 use super::operations::Shared;
@@ -29,8 +30,6 @@ use crate::watch::{self, Stores};
 const TEMPLATES_SETTLE: Duration = Duration::from_millis(200);
 /// How often due secrets are looked for, and systemd is told what goes on.
 const TICK: Duration = Duration::from_secs(60);
-/// How often readiness is looked at until it is there.
-const READY_LOOK: Duration = Duration::from_millis(50);
 
 /// Everything that runs.
 pub(super) struct Agent {
@@ -126,7 +125,7 @@ impl Agent {
 
     /// Takes config and templates up again. What is faulty is refused as a whole, and all goes on as before.
     async fn reload(&mut self, cause: &str) {
-        notify_systemd::reloading();
+        self.shared.tell_reloading();
         let text = tokio::fs::read(&self.file).await.ok().map(SecretBytes::new);
         let prepared = prepare(&self.file, &self.command, self.state_dir.key(), &environment);
         let error = match prepared {
@@ -145,7 +144,7 @@ impl Agent {
         };
         self.shared.set_config_error(error.as_ref().map(|e| e as &dyn std::fmt::Display));
         self.shared.audit.record((self.shared.clock)(), &Event::ConfigReloaded { error });
-        notify_systemd::ready("running");
+        self.shared.tell_reloaded();
     }
 
     async fn take(&mut self, prepared: Prepared) {
@@ -207,21 +206,12 @@ impl Agent {
                 self.shared.audit.record(view.now, &event);
             }
         }
-        notify_systemd::status(&self.shared.ready().1);
+        self.shared.tell_status();
     }
 }
 
 async fn ended(driver: Driver) -> Ended {
     driver.ended().await
-}
-
-/// Tells systemd once every target is ready, and from then on what goes on.
-async fn announce(shared: Arc<Shared>) {
-    while !shared.ready().0 {
-        tokio::time::sleep(READY_LOOK).await;
-    }
-    tracing::info!("ready");
-    notify_systemd::ready("ready");
 }
 
 const CAUGHT: [i32; 7] = [

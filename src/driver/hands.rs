@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,8 @@ pub(super) struct Hands {
     /// Cut short when the agent stops: a probe's wait, nothing else.
     pub stop: CancellationToken,
     pub files_only: bool,
+    /// Whether this life of the agent has published a generation: before, files that were in memory may be gone.
+    pub published: Arc<AtomicBool>,
     /// How the supervised process ended while an operation watched it.
     pub last_exit: Option<Exit>,
     /// When the process was last told, or started.
@@ -127,6 +130,7 @@ impl Hands {
         let published = blocking(move || publish(&generations, generation, &rendered, &earlier)).await;
         match published {
             Ok(published) => {
+                self.published.store(true, Ordering::Relaxed);
                 for path in &published.left {
                     tracing::warn!(path = %path.display(), "not removed: somebody else has changed it since");
                 }

@@ -1,5 +1,6 @@
 //! A driver's loop: wait for what happens, feed the machine, begin what it says.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,7 @@ pub(super) struct Life {
     pub(super) view: Arc<Mutex<TargetView>>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) forward: Arc<Mutex<Option<exec::Forward>>>,
+    pub(super) published: Arc<AtomicBool>,
     pub(super) started_at: Option<Instant>,
     pub(super) restart_wait: Option<Duration>,
     pub(super) by_itself: Option<Exit>,
@@ -101,6 +103,7 @@ impl Life {
         let forward = Arc::new(Mutex::new(reload.forward()));
         let committed = journal.committed.and_then(|c| generations.manifest(GenerationId(c.generation)).ok());
         let mut record = Record::open(&dir, &name, committed, &surroundings).map_err(state_error)?;
+        let published = Arc::new(AtomicBool::new(false));
         let hands = Hands {
             target: Arc::clone(&target),
             generations,
@@ -114,6 +117,7 @@ impl Life {
             clock: Arc::clone(&surroundings.clock),
             stop: stop.clone(),
             files_only: surroundings.files_only,
+            published: Arc::clone(&published),
             last_exit: None,
             told_at: None,
         };
@@ -141,6 +145,7 @@ impl Life {
             view: Arc::clone(&view),
             changed,
             forward,
+            published,
             started_at: None,
             restart_wait: None,
             by_itself: None,
@@ -153,6 +158,10 @@ impl Life {
 
     pub fn forward(&self) -> Arc<Mutex<Option<exec::Forward>>> {
         Arc::clone(&self.forward)
+    }
+
+    pub fn published(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.published)
     }
 
     pub async fn run(mut self) -> Ended {

@@ -12,6 +12,7 @@ mod record;
 mod trial;
 mod view;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -108,6 +109,7 @@ pub struct Driver {
     commands: mpsc::Sender<Command>,
     view: Arc<Mutex<TargetView>>,
     forward: Arc<Mutex<Option<reload::exec::Forward>>>,
+    published: Arc<AtomicBool>,
     changed: watch::Receiver<u64>,
     stop: CancellationToken,
     ended: watch::Receiver<Option<Ended>>,
@@ -126,19 +128,25 @@ impl Driver {
         let (sender, commands) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let (life, view, changed) = life::Life::new(assignment, state_dir, surroundings, commands, stop.clone())?;
-        let forward = life.forward();
+        let (forward, published) = (life.forward(), life.published());
         let (tell, ended) = watch::channel(None);
         tokio::spawn(async move {
             let how = life.run().await;
             // Nobody may be left to hear it.
             let _unheard = tell.send(Some(how));
         });
-        Ok(Self { commands: sender, view, forward, changed, stop, ended })
+        Ok(Self { commands: sender, view, forward, published, changed, stop, ended })
     }
 
     /// What the target is now. `stale` is the caller's to add: the driver does not know the stores.
     pub fn view(&self) -> TargetView {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a whole generation was published in this life of the agent: its files are there, whatever their target makes
+    /// of them.
+    pub fn published(&self) -> bool {
+        self.published.load(Ordering::Relaxed)
     }
 
     /// Resolves with every change of [`Driver::view`].

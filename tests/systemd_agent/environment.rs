@@ -80,7 +80,7 @@ fn secrets(values: &[String]) -> String {
 fn config(count: usize) -> String {
     let env: String = (0..count).map(|i| format!("          V{i:02}: '{{{{ secrets.nasty.v{i:02} }}}}'\n")).collect();
     format!(
-        "state_dir: state\nstores:\n  local: {{type: file, path: secrets.yaml}}\nsecrets:\n  nasty: {{store: local}}\n\
+        "state_dir: state\nstores:\n  local: {{type: file, path: secrets.json}}\nsecrets:\n  nasty: {{store: local}}\n\
          targets:\n  app:\n    files:\n      - path: out/env\n        format: systemd-env\n        env:\n{env}\
          \x20   settle: {{min: 0s, max: 0s}}\n    reload: {{type: systemd, unit: nasty.service, verb: restart, timeout: 50s}}\n"
     )
@@ -101,7 +101,8 @@ fn assert_environ(house: &House, values: &[String]) {
 fn every_nasty_value_reaches_the_process_through_an_environment_file_exactly() {
     let mut values = nasty();
     assert!(values.len() >= 30);
-    let Some(house) = House::new("nasty", &config(values.len()), Some(&secrets(&values))) else { return };
+    let Some(house) = House::new("nasty", &config(values.len()), None) else { return };
+    house.put("secrets.json", &secrets(&values));
     house.agent_unit("");
     house.sleeper("nasty.service", "EnvironmentFile=/srv/nasty/out/env");
     house.systemctl(&["start", &house.agent()]);
@@ -110,7 +111,7 @@ fn every_nasty_value_reaches_the_process_through_an_environment_file_exactly() {
     house.wait_state("app", "healthy");
     // And after a rotation, each value in another one's place.
     values.rotate_left(7);
-    house.put("secrets.yaml", &secrets(&values));
+    house.put("secrets.json", &secrets(&values));
     house.wait_outcomes(&["committed", "committed"]);
     assert_environ(&house, &values);
 }

@@ -134,9 +134,13 @@ impl House {
         self.machine.unit(unit, &text);
     }
 
+    #[track_caller]
     pub fn systemctl(&self, arguments: &[&str]) -> String {
         let argv: Vec<&str> = ["systemctl"].iter().chain(arguments).copied().collect();
-        self.machine.must(&argv)
+        let output = self.machine.run(&argv);
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{argv:?}: {}\n{}", text(&output.stderr), self.journal(&self.agent()));
+        text(&output.stdout)
     }
 
     /// One property of a unit.

@@ -125,6 +125,11 @@ fn the_example_of_a_systemd_unit_works_as_it_stands() {
         })
     });
     assert_eq!(house.show("leasehold.service", "MainPID"), pid);
+    house.wait("the agent says so", |h| {
+        let history = h.machine.run(&["agent", "history", "--json", "--config", "/etc/leasehold/agent.yaml"]);
+        let history = String::from_utf8_lossy(&history.stdout).into_owned();
+        (history.matches("\"committed\"").count() == 2).then_some(())
+    });
     // The agent's own restart leaves the mailer alone.
     let mailer = house.show("mailer.service", "MainPID");
     house.systemctl(&["restart", "leasehold.service"]);
