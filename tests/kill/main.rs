@@ -4,7 +4,6 @@
 //!
 //! `LEASEHOLD_REQUIRE=all` takes every failpoint and 200 instants; without it a fraction of both.
 //! `LEASEHOLD_KILL_SEED=N` repeats the instants of a run as nearly as time can be repeated.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests are tests, too")]
 
 #[path = "../support/agent.rs"]
