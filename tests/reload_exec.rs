@@ -431,6 +431,22 @@ async fn after_a_killed_agent_everything_it_had_started_is_found_and_ended() {
 }
 
 #[tokio::test]
+async fn a_leftover_is_found_also_while_it_becomes_another_program() {
+    for _ in 0..5 {
+        let place = Place::new();
+        fs::write(place.file("again"), "[ -e pid ] || echo $$ > pid\nexec sh ./again\n").unwrap();
+        let script = "trap '' TERM; setsid sh ./again & : > ready; while :; do sleep 0.02; done";
+        let mut agent = agent_to_kill(&place, script).spawn().unwrap();
+        until("the program is ready", || place.file("ready").exists() && place.file("applied").exists()).await;
+        let restless = pid_in(&place.file("pid")).await;
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO).await.unwrap();
+        assert!(!alive(restless), "it was missed in the middle of execve(2)");
+    }
+}
+
+#[tokio::test]
 async fn at_the_start_each_leftover_gets_its_own_stop_timeout() {
     let place = Place::new();
     let mut agent = agent_to_kill(&place, STUBBORN).spawn().unwrap();

@@ -166,6 +166,20 @@ pub fn environ_has(pid: i32, name: &str, accept: impl Fn(&[u8]) -> bool) -> bool
         .any(|variable| variable.strip_prefix(name.as_bytes()).and_then(|v| v.strip_prefix(b"=")).is_some_and(&accept))
 }
 
+/// Whether the process is in the middle of execve(2): its old memory is gone, and its new environment is not written yet,
+/// so that [`environ_has`] cannot find what is about to be there. False where that may not be known.
+pub fn in_execve(pid: i32) -> bool {
+    // Only whoever may read `exe` gets the real addresses; a kernel thread has none, and no `exe` either.
+    let env_start = || {
+        let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        line.rsplit_once(')')?.1.split_ascii_whitespace().nth(ENV_START)?.parse::<u64>().ok()
+    };
+    env_start() == Some(0) && fs::read_link(format!("/proc/{pid}/exe")).is_ok() && env_start() == Some(0)
+}
+
+/// `env_start` is field 50 of proc_pid_stat(5); `state`, the first after the name, is field 3.
+const ENV_START: usize = 50 - 3;
+
 /// The kernel's id of this boot: start ticks of different boots must not be compared.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
@@ -219,6 +233,39 @@ mod tests {
             assert!(std::time::Instant::now() < deadline);
         }
         assert!(all().unwrap().iter().any(|s| s.pid == own));
+    }
+
+    #[test]
+    fn a_process_that_has_come_to_run_is_not_in_execve() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(!in_execve(own) && !in_execve(i32::MAX));
+        let mut bare = std::process::Command::new("sleep").arg("60").env_clear().spawn().unwrap();
+        let pid = i32::try_from(bare.id()).unwrap();
+        assert!(!in_execve(pid), "an empty environment is one, too");
+        bare.kill().unwrap();
+        bare.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_is_seen_in_execve_when_its_environment_is_not_there_yet() {
+        // PF_EXITING in flags, field 9: one that ends has no environment any more.
+        let ends = |pid: i32| {
+            let line = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let flags =
+                line.rsplit_once(')').and_then(|(_, tail)| tail.split_ascii_whitespace().nth(9 - 3)?.parse().ok());
+            flags.is_none_or(|flags: u64| flags & 4 != 0)
+        };
+        // One program after the other, all with the mark.
+        let script = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); /bin/true; done";
+        let mut shell =
+            std::process::Command::new("sh").args(["-c", script]).env("MARK_OF_A_TEST", "1").spawn().unwrap();
+        let parent = i32::try_from(shell.id()).unwrap();
+        while shell.try_wait().unwrap().is_none() {
+            for stat in all().unwrap().into_iter().filter(|stat| stat.ppid == parent) {
+                let marked = || environ_has(stat.pid, "MARK_OF_A_TEST", |_| true);
+                assert!(marked() || in_execve(stat.pid) || marked() || ends(stat.pid), "{stat:?}");
+            }
+        }
     }
 
     #[test]

@@ -22,6 +22,10 @@ use crate::reload::ReloadError;
 pub const MARK: &str = "LEASEHOLD_PROCESS";
 /// How long a killed process may take to be gone: longer only if it hangs in the kernel.
 const KILL_WAIT: Duration = Duration::from_secs(10);
+/// How long a process may take in execve(2): longer only on a filesystem that hangs.
+const EXECVE_WAIT: Duration = Duration::from_secs(2);
+/// Between two looks at one.
+const EXECVE_LOOK: Duration = Duration::from_millis(1);
 /// Between two rounds of KILL.
 const KILL_ROUND: Duration = Duration::from_millis(200);
 
@@ -134,7 +138,20 @@ impl Quarry {
         found.and_then(|found| found).map_err(|e| ReloadError::failed(format!("cannot read /proc: {e}")))
     }
 
+    /// Never takes a process for a stranger because it is just being replaced by another program.
     fn look(&self) -> io::Result<Vec<Stat>> {
+        let until = Instant::now() + EXECVE_WAIT;
+        loop {
+            let (found, undecided) = self.look_once()?;
+            if !found.is_empty() || !undecided || Instant::now() >= until {
+                return Ok(found);
+            }
+            std::thread::sleep(EXECVE_LOOK);
+        }
+    }
+
+    /// Also answers whether there is a process of which it cannot be said.
+    fn look_once(&self) -> io::Result<(Vec<Stat>, bool)> {
         let own = i32::try_from(std::process::id()).unwrap_or(0);
         let record = self.record.as_ref().filter(|record| record.of_this_boot());
         let all = procfs::all()?;
@@ -145,7 +162,11 @@ impl Quarry {
                     if self.any { value.starts_with(self.mark.as_bytes()) } else { value == self.mark.as_bytes() }
                 })
         };
-        Ok(all.into_iter().filter(|stat| stat.alive() && stat.pid != own && ours(stat)).collect())
+        let alive = all.into_iter().filter(|stat| stat.alive() && stat.pid != own);
+        let (found, strangers): (Vec<Stat>, Vec<Stat>) = alive.partition(ours);
+        // Asked after its environment: one that has come out of execve(2) in between must be asked again.
+        let undecided = found.is_empty() && strangers.iter().any(|stat| procfs::in_execve(stat.pid) || ours(stat));
+        Ok((found, undecided))
     }
 }
 
