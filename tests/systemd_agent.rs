@@ -1,10 +1,10 @@
 //! The whole agent as a unit of a real systemd, with targets that are units: in a container that the tests boot.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
-#[path = "support/nspawn.rs"]
-mod nspawn;
 #[path = "systemd_agent/house.rs"]
 mod house;
+#[path = "support/nspawn.rs"]
+mod nspawn;
 
 #[path = "systemd_agent/environment.rs"]
 mod environment;

@@ -31,9 +31,7 @@ impl Probe for CommandProbe {
             };
             match process::run(&self.run, self.timeout, &self.inherit).await {
                 Ok(outcome) if outcome.exit.success() => Attempt::Pass,
-                Ok(outcome) => {
-                    Attempt::Fail(format!("command {program}: {}, expected 0", ended(outcome.exit)))
-                }
+                Ok(outcome) => Attempt::Fail(format!("command {program}: {}, expected 0", ended(outcome.exit))),
                 Err(error) => Attempt::Fail(format!("command {program}: {}", reason(&error))),
             }
         })

@@ -14,7 +14,8 @@ fn systemd(unit: &str, verb: &str) -> String {
 fn a_changed_secret_reaches_a_unit_by_reload_and_by_restart() {
     let text = config("reloads", &systemd("verb-reload.service", "reload"));
     let second = text.split("targets:\n").nth(1).unwrap().replace("reloads", "restarts").replace("out/conf", "out/env");
-    let text = text + &second.replace("verb-reload.service", "verb-restart.service").replace("verb: reload", "verb: restart");
+    let text =
+        text + &second.replace("verb-reload.service", "verb-restart.service").replace("verb: reload", "verb: restart");
     let Some(house) = House::new("verbs", &text, Some(&secrets("one"))) else { return };
     house.agent_unit("");
     house.sleeper("verb-reload.service", &RELOAD.replace("NAME", "verbs"));
@@ -35,7 +36,8 @@ fn a_changed_secret_reaches_a_unit_by_reload_and_by_restart() {
 
 #[test]
 fn a_reload_that_the_unit_refuses_is_rolled_back_and_the_next_value_goes_through() {
-    let Some(house) = House::new("refused", &config("app", &systemd("refused.service", "reload")), Some(&secrets("one")))
+    let Some(house) =
+        House::new("refused", &config("app", &systemd("refused.service", "reload")), Some(&secrets("one")))
     else {
         return;
     };
@@ -61,7 +63,8 @@ fn a_reload_that_the_unit_refuses_is_rolled_back_and_the_next_value_goes_through
 /// `health.type: systemd` sees what the job did not: a start that was fine, and an end a while later.
 #[test]
 fn a_unit_that_ends_a_while_after_its_restart_is_unhealthy_and_runs_again_on_the_bytes_before() {
-    let health = "    health: {type: systemd, unit: dies.service, interval: 200ms, timeout: 5s, within: 8s, successes: 20}\n";
+    let health =
+        "    health: {type: systemd, unit: dies.service, interval: 200ms, timeout: 5s, within: 8s, successes: 20}\n";
     let text = config("app", &(systemd("dies.service", "restart") + health));
     let Some(house) = House::new("dies", &text, Some(&secrets("one"))) else { return };
     house.agent_unit("");
@@ -82,7 +85,8 @@ fn a_unit_that_ends_a_while_after_its_restart_is_unhealthy_and_runs_again_on_the
 
 #[test]
 fn a_unit_that_does_not_exist_leaves_the_old_files_and_is_found_when_it_appears() {
-    let Some(house) = House::new("absent", &config("app", &systemd("absent.service", "reload")), Some(&secrets("one"))) else {
+    let Some(house) = House::new("absent", &config("app", &systemd("absent.service", "reload")), Some(&secrets("one")))
+    else {
         return;
     };
     let unit = RELOAD.replace("NAME", "absent");
@@ -113,7 +117,8 @@ fn a_unit_that_does_not_exist_leaves_the_old_files_and_is_found_when_it_appears(
 
 #[test]
 fn an_agent_without_permission_says_which_and_goes_on_once_polkit_allows_it() {
-    let Some(house) = House::new("denied", &config("app", &systemd("denied.service", "reload")), Some(&secrets("one"))) else {
+    let Some(house) = House::new("denied", &config("app", &systemd("denied.service", "reload")), Some(&secrets("one")))
+    else {
         return;
     };
     house.machine.must(&["useradd", "--system", "keeper"]);

@@ -2,7 +2,8 @@
 
 use crate::house::{House, config, secrets};
 
-const HEALTH: &str = "    health: {type: systemd, unit: UNIT, interval: 200ms, timeout: 5s, within: 60s, successes: 2}\n";
+const HEALTH: &str =
+    "    health: {type: systemd, unit: UNIT, interval: 200ms, timeout: 5s, within: 60s, successes: 2}\n";
 
 fn lines(unit: &str, verb: &str) -> String {
     format!("    reload: {{type: systemd, unit: {unit}, verb: {verb}, timeout: 50s}}\n{}", HEALTH.replace("UNIT", unit))
@@ -26,7 +27,8 @@ fn a_unit_that_is_not_started_yet_is_waiting_and_the_agent_is_ready() {
 /// The unit's job waits for the agent's, so the agent must be ready to see it end.
 #[test]
 fn an_agent_that_is_new_to_a_running_unit_does_not_wait_for_a_job_that_waits_for_it() {
-    let Some(house) = House::new("late", &config("app", &lines("late.service", "restart")), Some(&secrets("one"))) else {
+    let Some(house) = House::new("late", &config("app", &lines("late.service", "restart")), Some(&secrets("one")))
+    else {
         return;
     };
     house.agent_unit("");
