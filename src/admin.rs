@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -20,6 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::metrics;
 
 /// Connections at a time; one more is closed at once.
 const CONNECTIONS: usize = 32;
@@ -38,7 +40,7 @@ pub trait AdminView: Send + Sync {
     fn live(&self) -> bool;
     /// Whether every target is on a committed generation or waiting, and what is not.
     fn ready(&self) -> (bool, String);
-    /// OpenMetrics text.
+    /// OpenMetrics text; the older format is made from it.
     fn metrics(&self) -> String;
     /// The whole status, without values.
     fn status(&self) -> serde_json::Value;
@@ -134,9 +136,16 @@ fn answer<B>(request: &Request<B>, listen: Option<IpAddr>, view: &dyn AdminView)
             let (ready, why) = view.ready();
             text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, why + "\n")
         }
-        "/metrics" => with_type(StatusCode::OK, crate::telemetry::metrics::CONTENT_TYPE, view.metrics()),
+        "/metrics" if wants_open_metrics(request) => with_type(StatusCode::OK, metrics::CONTENT_TYPE, view.metrics()),
+        "/metrics" => with_type(StatusCode::OK, metrics::PLAIN_CONTENT_TYPE, metrics::plain(&view.metrics())),
         _ => with_type(StatusCode::OK, "application/json", view.status().to_string() + "\n"),
     }
+}
+
+/// Prometheus asks for it by name; what does not reads the older format, `promtool check metrics` among them.
+fn wants_open_metrics<B>(request: &Request<B>) -> bool {
+    let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|v| v.contains("application/openmetrics-text"));
+    request.headers().get_all(ACCEPT).iter().any(accepts)
 }
 
 /// Whether the request was meant for this address: `localhost`, a loopback address or the address listened on; where all

@@ -10,6 +10,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ring::rand::SecureRandom;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -18,8 +19,14 @@ use zeroize::Zeroizing;
 
 use crate::digest::Key;
 use crate::durable::{self, Cause, Dir, FileError};
+use crate::process::procfs::{self, since_boot};
 
 const KEY_LEN: usize = 32;
+/// What a killed agent was about to start holds its descriptors until execve(2) closes them: longer only if the machine
+/// hangs.
+const ORPHANS_GONE: Duration = Duration::from_secs(10);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// An open state directory. Dropping one that [`StateDir::open`] gave lets the next agent in.
 pub struct StateDir {
@@ -151,7 +158,7 @@ fn lock(dir: &Dir) -> Result<OwnedFd, FileError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir.fd(), "lock", flags, Mode::from_raw_mode(0o600))
         .map_err(|errno| FileError::os("open", &path, errno))?;
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+    match take_lock(&fd, &path) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let holder = durable::read(&path, 64).ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
@@ -172,6 +179,24 @@ fn lock(dir: &Dir) -> Result<OwnedFd, FileError> {
     let pid = format!("{}\n", std::process::id());
     let _ = rustix::fs::ftruncate(&fd, 0).and_then(|()| rustix::io::pwrite(&fd, pid.as_bytes(), 0));
     Ok(fd)
+}
+
+/// Waits for no agent that lives; only for what one that was killed in the middle of a start left for a moment.
+fn take_lock(fd: &OwnedFd, path: &Path) -> rustix::io::Result<()> {
+    let until = since_boot() + ORPHANS_GONE;
+    loop {
+        match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if since_boot() < until && !holder_lives(path) => std::thread::sleep(LOOK),
+            other => return other,
+        }
+    }
+}
+
+/// Whether the pid in the lock is one of a living process. True where none can be read.
+fn holder_lives(path: &Path) -> bool {
+    let text = durable::read(path, 64).ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
+    let Some(pid) = text.and_then(|text| text.trim().parse().ok()) else { return true };
+    procfs::stat(pid).map_or(true, |stat| stat.is_some_and(|stat| stat.alive()))
 }
 
 fn read_key(state_dir: &Path) -> Result<Option<Key>, FileError> {

@@ -556,6 +556,27 @@ fn a_second_agent_is_told_who_holds_the_state_dir() {
 }
 
 #[test]
+fn a_lock_that_outlives_its_killed_agent_for_a_moment_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    drop(open(&path).unwrap());
+    // As a child between fork(2) and execve(2) holds it, whose agent is gone.
+    let left = std::fs::File::open(path.join("lock")).unwrap();
+    rustix::fs::flock(&left, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    std::fs::write(path.join("lock"), format!("{}\n", gone.id())).unwrap();
+    gone.wait().unwrap();
+    let (told, hear) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| told.send(open(&path).map(drop)).unwrap());
+        let early = hear.recv_timeout(std::time::Duration::from_millis(100));
+        assert!(early.is_err(), "it is not free yet: {early:?}");
+        drop(left);
+        hear.recv_timeout(std::time::Duration::from_secs(60)).unwrap().unwrap();
+    });
+}
+
+#[test]
 fn a_state_dir_that_others_may_enter_is_refused_with_the_way_out() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");

@@ -420,14 +420,27 @@ async fn after_a_killed_agent_everything_it_had_started_is_found_and_ended() {
     agent.wait().unwrap();
     assert!(left.iter().all(|pid| alive(*pid)));
     // Another state directory's sweep, and another key's, do not touch them.
-    assert_eq!(sweep_leftovers(&place.file("other"), &key(), Duration::ZERO).await, Ok(Vec::new()));
+    assert_eq!(sweep_leftovers(&place.file("other"), &key(), |_| Duration::ZERO).await, Ok(Vec::new()));
     assert!(left.iter().all(|pid| alive(*pid)));
-    let swept = sweep_leftovers(&place.state(), &key(), Duration::from_millis(200)).await.unwrap();
+    let swept = sweep_leftovers(&place.state(), &key(), |_| Duration::from_millis(200)).await.unwrap();
     assert!(!left.iter().any(|pid| alive(*pid)), "{swept:?}");
     assert_eq!(swept[0].target.as_deref(), Some("app"));
     assert!(swept[0].processes >= 4, "{swept:?}");
     assert!(place.record().is_none());
-    assert_eq!(sweep_leftovers(&place.state(), &key(), Duration::ZERO).await, Ok(Vec::new()));
+    assert_eq!(sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO).await, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn at_the_start_each_leftover_gets_its_own_stop_timeout() {
+    let place = Place::new();
+    let mut agent = agent_to_kill(&place, STUBBORN).spawn().unwrap();
+    until("the program is ready", || place.file("ready").exists() && place.file("applied").exists()).await;
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let long = Duration::from_secs(600);
+    let own = |target: Option<&str>| if target == Some("app") { Duration::from_millis(100) } else { long };
+    let swept = tokio::time::timeout(Duration::from_secs(60), sweep_leftovers(&place.state(), &key(), own)).await;
+    assert_eq!(swept.unwrap().unwrap()[0].target.as_deref(), Some("app"));
 }
 
 #[tokio::test]
@@ -468,7 +481,7 @@ async fn an_agent_killed_at_any_moment_of_a_start_leaves_nothing_that_the_sweep_
         let whole = before.elapsed();
         agent.kill().unwrap();
         agent.wait().unwrap();
-        sweep_leftovers(&place.state(), &key(), Duration::ZERO).await.unwrap();
+        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO).await.unwrap();
         whole
     };
     let (mut recorded, mut ran) = (0, 0);
@@ -481,7 +494,7 @@ async fn an_agent_killed_at_any_moment_of_a_start_leaves_nothing_that_the_sweep_
         agent.wait().unwrap();
         recorded += u32::from(place.record().is_some());
         ran += u32::from(place.file("pid").exists());
-        sweep_leftovers(&place.state(), &key(), Duration::ZERO).await.unwrap();
+        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO).await.unwrap();
         let place_path = place.0.path().canonicalize().unwrap();
         let stays = |stat: &procfs::Stat| {
             stat.alive() && fs::read_link(format!("/proc/{}/cwd", stat.pid)).is_ok_and(|cwd| cwd == place_path)
@@ -525,6 +538,6 @@ async fn the_agents_credentials_are_in_neither_environment_nor_command_line() {
     until("the input arrived", || fs::read(place.file("input")).is_ok_and(|input| input == b"typed")).await;
     agent.kill().unwrap();
     agent.wait().unwrap();
-    sweep_leftovers(&place.state(), &key(), Duration::from_millis(200)).await.unwrap();
+    sweep_leftovers(&place.state(), &key(), |_| Duration::from_millis(200)).await.unwrap();
     assert!(!alive(pid));
 }

@@ -445,8 +445,12 @@ async fn the_four_paths_answer_and_no_other() {
     assert!(admin.get("/live").await.starts_with("HTTP/1.1 200 "));
     let ready = admin.get("/ready").await;
     assert!(ready.starts_with("HTTP/1.1 200 ") && ready.ends_with("litellm: healthy\n"), "{ready}");
-    let metrics = admin.get("/metrics").await;
+    let accept = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text;version=1.0.0,text/plain\r\n\r\n";
+    let metrics = admin.raw(accept).await;
     assert!(metrics.contains("application/openmetrics-text") && metrics.ends_with("# EOF\n"), "{metrics}");
+    let metrics = admin.get("/metrics").await;
+    assert!(metrics.contains("text/plain; version=0.0.4") && !metrics.contains("# EOF"), "{metrics}");
+    assert!(metrics.contains("# TYPE leasehold_rotations_total counter") && !metrics.contains(" info\n"), "{metrics}");
     let status = admin.get("/status").await;
     let body: serde_json::Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body["targets"][0]["name"], "litellm");

@@ -142,7 +142,11 @@ fn supervised(config: &Config) -> impl Iterator<Item = &crate::config::model::Ex
 
 /// Ends what an agent that was killed left running, before anything is started.
 async fn sweep(config: &Config, state_dir: &StateDir) -> Result<(), Failed> {
-    let timeout = supervised(config).map(|exec| exec.stop_timeout).max().unwrap_or(STOP_TIMEOUT);
+    let longest = supervised(config).map(|exec| exec.stop_timeout).max().unwrap_or(STOP_TIMEOUT);
+    let timeout = |name: Option<&str>| match name.and_then(|name| config.targets.get(name)).map(|t| &t.reload) {
+        Some(ReloadConfig::Exec(exec)) => exec.stop_timeout,
+        _ => longest,
+    };
     let swept = exec::sweep_leftovers(state_dir.path(), state_dir.key(), timeout).await;
     for leftover in swept.map_err(|e| Failed::new(Class::Io, e))? {
         let target = leftover.target.unwrap_or_default();

@@ -147,16 +147,13 @@ impl Operations for Desk {
             }
             None => self.0.drivers().into_keys().collect(),
         };
-        let mut entries = Vec::new();
+        let mut histories = Vec::new();
         for name in names {
             let dir = self.0.state_dir.join("targets").join(&*name);
             let read = History::<HistoryEntry>::last(&dir, count);
-            entries.extend(read.map_err(|e| Refusal::new(e.exit_code(), mask::display(&e)))?);
+            histories.push(read.map_err(|e| Refusal::new(e.exit_code(), mask::display(&e)))?);
         }
-        entries.sort_by_key(|entry| entry.ended_at);
-        let surplus = entries.len().saturating_sub(count);
-        entries.drain(..surplus);
-        Ok(entries)
+        Ok(HistoryEntry::merge(histories, count))
     }
 
     fn refresh<'a>(&'a self, names: Vec<String>, actor: Actor) -> BoxFuture<'a, Result<Vec<RefreshLine>, Refusal>> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::config::{Fault, Faults};
-use crate::durable::{FileError, FileErrorKind};
+use crate::durable::{Cause, FileError, FileErrorKind};
 use crate::generation::Difference;
 use crate::render::{RenderError, RenderErrorKind};
 use crate::store::{StoreError, StoreErrorKind};
@@ -58,7 +58,11 @@ impl Class {
 
     /// What a failed act on a file means.
     pub fn of_file(error: &FileError) -> Self {
-        if error.kind() == FileErrorKind::Denied { Self::Denied } else { Self::Io }
+        match (&error.cause, error.kind()) {
+            (Cause::Refused(_), _) if error.op == "lock" => Self::Unavailable,
+            (_, FileErrorKind::Denied) => Self::Denied,
+            _ => Self::Io,
+        }
     }
 
     /// What a refused or interrupted verification means.

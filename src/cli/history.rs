@@ -63,12 +63,9 @@ fn offline(state_dir: &Path, target: Option<&str>, count: usize) -> Result<Vec<H
         }
         None => known,
     };
-    let mut entries = Vec::new();
-    for name in names {
-        entries.extend(journal::History::<HistoryEntry>::last(&state.target(&name), count).map_err(fail)?);
-    }
-    entries.sort_by_key(|entry| entry.ended_at);
-    Ok(entries.split_off(entries.len().saturating_sub(count)))
+    let read = names.iter().map(|name| journal::History::<HistoryEntry>::last(&state.target(name), count));
+    let histories = read.collect::<Result<_, _>>().map_err(fail)?;
+    Ok(HistoryEntry::merge(histories, count))
 }
 
 /// The names of the targets that have a folder, in order.

@@ -25,6 +25,11 @@ impl Life {
     }
 
     fn rollback(&mut self, to: Option<u64>, actor: Actor, reply: Answering) {
+        if self.rolling.is_some() {
+            let message = format!("target {}: a rollback is under way; wait for its end", self.record.target);
+            let _gone = reply.send(Err(Refused { exit: 75, message }));
+            return;
+        }
         let found = view::rollback_to(&self.state, to)
             .and_then(|generation| Ok((generation, self.record.inputs_of(generation)?)))
             .map_err(|message| Refused { exit: 66, message });

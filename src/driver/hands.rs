@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::inputs::Inputs;
@@ -16,7 +17,7 @@ use crate::generation::{GenerationId, Generations, Manifest, Origin, PublishErro
 use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::Exit;
-use crate::reload::{Change, Reload, ReloadErrorKind, Taken};
+use crate::reload::{Change, GRACE, Reload, ReloadError, ReloadErrorKind, Taken};
 use crate::render::Rendered;
 use crate::rotation::{Effect, Event, Generation, Journal};
 use crate::verify;
@@ -32,6 +33,8 @@ pub(super) struct Hands {
     pub probe: probe::Context,
     /// What the newest staged generation was made from.
     pub staged: Option<(Generation, Arc<Inputs>)>,
+    /// The newest inputs.
+    pub newest: Option<Arc<Inputs>>,
     /// The generation that was loaded last.
     pub loaded: Option<(Generation, Arc<Rendered>)>,
     pub clock: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>,
@@ -42,6 +45,8 @@ pub(super) struct Hands {
     pub published: Arc<AtomicBool>,
     /// How the supervised process ended while an operation watched it.
     pub last_exit: Option<Exit>,
+    /// When the process was last told, or started.
+    pub told_at: Option<Instant>,
 }
 
 impl Hands {
@@ -49,6 +54,7 @@ impl Hands {
     pub async fn perform(&mut self, effect: Effect, inputs: Option<Arc<Inputs>>) -> Answer {
         let (before, after) = failpoints(name(&effect).unwrap_or_default());
         failpoint::hit(before);
+        self.newest.clone_from(&inputs);
         let answer = match effect {
             Effect::Stage(_) => self.stage(inputs).await,
             Effect::Verify(generation) => self.verify(generation).await,
@@ -147,9 +153,9 @@ impl Hands {
         {
             return Ok(Arc::clone(rendered));
         }
-        let generations = self.generations.clone();
-        let loaded = blocking(move || generations.load(GenerationId(generation))).await;
-        let rendered = Arc::new(loaded.map_err(Answer::for_now)?.1);
+        let (generations, inputs) = (self.generations.clone(), self.newest.clone());
+        let loaded = blocking(move || load(&generations, GenerationId(generation), inputs.as_deref())).await;
+        let rendered = Arc::new(loaded.map_err(Answer::for_now)?);
         self.loaded = Some((generation, Arc::clone(&rendered)));
         Ok(rendered)
     }
@@ -164,6 +170,7 @@ impl Hands {
         };
         let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
         let taken = if needed || supervised {
+            self.told_at = Some(Instant::now());
             self.reload.apply(Change { generation, env: &rendered.env, files_changed: needed }).await
         } else {
             self.reload.running().await.map(|there| if there { Taken::Done } else { Taken::NotRunning })
@@ -174,10 +181,27 @@ impl Hands {
                 Answer::for_good("the process is not running, and `require_running` is set: start it")
             }
             Ok(Taken::NotRunning) => Answer::of(Event::NotRunning),
-            Err(error) => match error.kind {
-                ReloadErrorKind::Failed | ReloadErrorKind::TimedOut => Answer::for_good(error),
-                ReloadErrorKind::Denied | ReloadErrorKind::Absent | ReloadErrorKind::NotBuilt => Answer::for_now(error),
-            },
+            Err(error) => {
+                let message = self.tellable(generation, &error);
+                match error.kind {
+                    ReloadErrorKind::Failed | ReloadErrorKind::TimedOut => Answer::for_good(message),
+                    ReloadErrorKind::Denied | ReloadErrorKind::Absent | ReloadErrorKind::NotBuilt => {
+                        Answer::for_now(message)
+                    }
+                }
+            }
+        }
+    }
+
+    /// What may be told of a failed reload. Of an earlier generation (of another life even) the mask may not know the
+    /// values any more, so a command that was given them is not quoted.
+    fn tellable(&self, generation: Generation, error: &ReloadError) -> String {
+        let known = self.staged.as_ref().is_some_and(|(staged, _)| *staged == generation);
+        match &error.unquoted {
+            Some(unquoted) if !known => {
+                format!("{unquoted} (what it said is not shown: it may hold values of generation {generation})")
+            }
+            _ => error.message.clone(),
         }
     }
 
@@ -187,8 +211,12 @@ impl Hands {
             Err(refused) => return refused,
         };
         let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
-        let trying =
-            Trying { health: &self.target.health, request: rendered.health.as_ref(), supervised, context: &self.probe };
+        let trying = Trying {
+            health: &self.target.health,
+            request: rendered.health.as_ref(),
+            not_before: self.told_at.filter(|_| supervised).map(|at| at + GRACE),
+            context: &self.probe,
+        };
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Answer::for_now("the agent is stopping"),
@@ -243,6 +271,22 @@ fn stage(
         versions: inputs.versions(),
     };
     generations.stage(&rendered, origin).map(|staged| Some(staged.id())).map_err(Answer::for_now)
+}
+
+/// A retained generation; one that is spoilt is made anew, if the newest inputs give exactly what its manifest seals.
+fn load(generations: &Generations, id: GenerationId, inputs: Option<&Inputs>) -> Result<Rendered, FileError> {
+    let error = match generations.load(id) {
+        Ok((_, rendered)) => return Ok(rendered),
+        Err(error) => error,
+    };
+    let rendered = inputs.and_then(|inputs| inputs.renderer.render(&inputs.snapshot).ok());
+    match (rendered, generations.manifest(id)) {
+        (Some(rendered), Ok(manifest)) if generations.digests(&rendered)? == manifest.digests => {
+            tracing::warn!(generation = id.0, "{error}; it is the same as what the secrets give now, and is made anew");
+            Ok(rendered)
+        }
+        _ => Err(error),
+    }
 }
 
 fn publish(

@@ -20,7 +20,7 @@ use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::{Exit, Inherit};
 use crate::reload::{self, exec};
-use crate::rotation::{Effect, Event, Phase, Policy, Retry, State, recover, step};
+use crate::rotation::{Effect, Event, Phase, Plan, Policy, Retry, State, recover, step};
 use crate::state_dir::StateDir;
 use crate::telemetry::view::TargetView;
 
@@ -102,7 +102,7 @@ impl Life {
             .map_err(|source| DriverError::Reload { target: name.clone(), source })?;
         let forward = Arc::new(Mutex::new(reload.forward()));
         let committed = journal.committed.and_then(|c| generations.manifest(GenerationId(c.generation)).ok());
-        let record = Record::open(&dir, &name, committed, &surroundings).map_err(state_error)?;
+        let mut record = Record::open(&dir, &name, committed, &surroundings).map_err(state_error)?;
         let published = Arc::new(AtomicBool::new(false));
         let hands = Hands {
             target: Arc::clone(&target),
@@ -112,14 +112,19 @@ impl Life {
             reload,
             probe: probe_context(&context),
             staged: None,
+            newest: None,
             loaded: None,
             clock: Arc::clone(&surroundings.clock),
             stop: stop.clone(),
             files_only: surroundings.files_only,
             published: Arc::clone(&published),
             last_exit: None,
+            told_at: None,
         };
         let (state, effects) = recover(journal, policy(&target, surroundings.files_only), false);
+        if let Phase::Back(_, Plan { failed: Some(failed), .. }) = state.phase {
+            record.never_judged(failed.generation);
+        }
         let view = Arc::new(Mutex::new(view::of(&state, &record, surroundings.files_only)));
         let (changed, changes) = watch::channel(0);
         let mut life = Self {

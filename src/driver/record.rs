@@ -33,6 +33,8 @@ pub(super) struct Record {
     steps: BTreeMap<&'static str, Duration>,
     /// The versions of the committed generation, by the secret's name.
     versions: BTreeMap<String, String>,
+    /// The generation whose hold was told last, if that is what was told last.
+    held: Option<Generation>,
 }
 
 impl Record {
@@ -57,6 +59,7 @@ impl Record {
             began: None,
             steps: BTreeMap::new(),
             versions: committed.map(|m| plain(&m)).unwrap_or_default(),
+            held: newest.filter(|e| e.outcome == word(Outcome::Held)).and_then(|e| e.generation),
         })
     }
 
@@ -76,6 +79,18 @@ impl Record {
         let reason = mask(reason).into_owned();
         tracing::warn!(target_name = %self.target, step, "{reason}");
         self.reason = Some(reason);
+    }
+
+    /// A generation that lives of the agent before this one did not survive is given up.
+    pub fn never_judged(&mut self, generation: Generation) {
+        self.failed(
+            "recover",
+            &format!(
+                "the agent was ended twice while generation {generation} was taken up: going back; `agent release {}` \
+                 has it tried again",
+                self.target
+            ),
+        );
     }
 
     /// A generation is on trial.
@@ -104,6 +119,14 @@ impl Record {
 
     /// A rotation ended.
     pub fn ended(&mut self, report: Report, staged: Option<(Generation, Arc<Inputs>)>, state: &State) {
+        let before = std::mem::take(&mut self.held);
+        if report.outcome == Outcome::Held {
+            self.held = report.generation;
+            // Tried again at a start: a hold that goes on is no second rotation.
+            if before.is_some() && before == report.generation {
+                return self.steps.clear();
+            }
+        }
         let now = (self.surroundings.clock)();
         let outcome = word(report.outcome);
         let versions = self.versions_of(report.generation, staged);
@@ -177,6 +200,7 @@ impl Record {
 
     /// An operator lifts hold and quarantine; the answer is for the operator.
     pub fn released(&mut self, actor: Actor, state: &State) -> String {
+        self.held = None;
         let event = Audited::Released { target: self.target.clone(), actor: Some(actor) };
         self.surroundings.audit.record((self.surroundings.clock)(), &event);
         let (target, journal) = (&self.target, &state.journal);

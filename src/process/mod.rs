@@ -115,7 +115,7 @@ pub struct Outcome {
     pub exit: Exit,
     /// The last 256 KiB of its standard output. May hold secrets.
     pub stdout: Zeroizing<Vec<u8>>,
-    /// The last 4 KiB of its standard error, as text. May hold secrets: shown only through the masking layer.
+    /// The whole lines of the last 4 KiB of its standard error, as text. May hold secrets: shown only through the masking layer.
     pub stderr: String,
 }
 
@@ -152,7 +152,7 @@ pub enum RunError {
         program: String,
         /// The bound.
         timeout: Duration,
-        /// The last 4 KiB of its standard error.
+        /// The whole lines of the last 4 KiB of its standard error.
         stderr: String,
     },
     /// It could not be waited for.
@@ -163,6 +163,18 @@ pub enum RunError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+impl RunError {
+    /// The same without what the command said, for where its words may hold values that the mask does not know.
+    pub fn without_output(&self) -> String {
+        match self {
+            Self::TimedOut { program, timeout, .. } => {
+                Self::TimedOut { program: program.clone(), timeout: *timeout, stderr: String::new() }.to_string()
+            }
+            Self::Start { .. } | Self::Wait { .. } => self.to_string(),
+        }
+    }
 }
 
 /// What to tell the operator about a program that does not start.
@@ -257,11 +269,13 @@ impl Drop for Group {
 struct Tail {
     kept: Zeroizing<Vec<u8>>,
     limit: usize,
+    /// Whether something was before it.
+    lost: bool,
 }
 
 impl Tail {
     fn new(limit: usize) -> Self {
-        Self { kept: Zeroizing::default(), limit }
+        Self { kept: Zeroizing::default(), limit, lost: false }
     }
 
     async fn read(&mut self, stream: Option<impl AsyncRead + Unpin>) {
@@ -277,6 +291,7 @@ impl Tail {
 
     fn cut(&mut self) {
         let surplus = self.kept.len().saturating_sub(self.limit);
+        self.lost |= surplus > 0;
         self.kept.drain(..surplus);
     }
 
@@ -285,8 +300,15 @@ impl Tail {
         self.kept
     }
 
-    fn into_text(self) -> String {
-        String::from_utf8_lossy(&self.into_bytes()).trim().to_owned()
+    /// Whole lines only: the mask does not know a part of a value, and a cut may go through one.
+    fn into_text(mut self) -> String {
+        self.cut();
+        let whole = match (self.lost, self.kept.iter().position(|b| *b == b'\n')) {
+            (false, _) => &self.kept[..],
+            (true, Some(end)) if self.kept.len() > end + 1 => &self.kept[end + 1..],
+            (true, _) => return format!("(a line of more than {} KiB, not shown)", self.limit / 1024),
+        };
+        String::from_utf8_lossy(whole).trim().to_owned()
     }
 }
 

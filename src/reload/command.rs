@@ -22,7 +22,9 @@ impl CommandReloader {
         let outcome = process::run(&self.config.run, self.config.timeout, &self.inherit).await.map_err(|error| {
             let message = format!("reload command: {error}");
             match &error {
-                RunError::TimedOut { .. } => ReloadError::timed_out(message),
+                RunError::TimedOut { .. } => {
+                    ReloadError::timed_out(message).unquoted(format!("reload command: {}", error.without_output()))
+                }
                 RunError::Start { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                     ReloadError::denied(message)
                 }
@@ -32,7 +34,8 @@ impl CommandReloader {
         if outcome.exit.success() {
             return Ok(Taken::Done);
         }
-        Err(ReloadError::failed(format!("reload command `{program}` failed with {}", outcome.why())))
+        let failed = format!("reload command `{program}` failed with");
+        Err(ReloadError::failed(format!("{failed} {}", outcome.why())).unquoted(format!("{failed} {}", outcome.exit)))
     }
 }
 

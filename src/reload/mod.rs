@@ -126,12 +126,20 @@ pub struct ReloadError {
     pub kind: ReloadErrorKind,
     /// For the operator.
     pub message: String,
+    /// The same without what a command said, where the message quotes that: for where its words may hold values that the
+    /// mask does not know.
+    pub unquoted: Option<String>,
 }
 
 impl ReloadError {
     /// An error of one kind.
     pub fn new(kind: ReloadErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), unquoted: None }
+    }
+
+    /// The same, and how to say it without a command's own words.
+    pub(crate) fn unquoted(self, message: impl Into<String>) -> Self {
+        Self { unquoted: Some(message.into()), ..self }
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {

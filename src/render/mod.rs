@@ -30,7 +30,7 @@ use crate::config::model::HttpRequest;
 use crate::secret::SecretBytes;
 
 pub use error::{RenderError, RenderErrorKind};
-pub use quote::{env_quote, shell_quote};
+pub use quote::{env_quote, shell_quote, written};
 pub use renderer::Renderer;
 pub use resolve::{Reference, references};
 pub use sources::{Sources, refers_to};

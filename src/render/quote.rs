@@ -211,6 +211,30 @@ fn needs_escape(c: char, style: Style) -> bool {
     }
 }
 
+/// Every way in which this room writes a text, without the quotes around it: for those who look for it in another text.
+/// A way that refuses the text is left out.
+pub fn written(text: &str) -> Vec<zeroize::Zeroizing<String>> {
+    let mut out = Vec::new();
+    let mut add = |written: Result<String, Refusal>| {
+        let Ok(written) = written.map(zeroize::Zeroizing::new) else { return };
+        let inside = written.strip_prefix(['"', '\'']).and_then(|rest| rest.strip_suffix(['"', '\'']));
+        let inside = zeroize::Zeroizing::new(inside.unwrap_or(&written).to_owned());
+        // A line that is not the value's last has no such end.
+        if let Some(bare) = inside.strip_suffix("${:-}") {
+            out.push(zeroize::Zeroizing::new(bare.to_owned()));
+        }
+        out.push(inside);
+    };
+    for format in [Format::SystemdEnv, Format::Dotenv, Format::Shell] {
+        add(env_quote(format, text));
+    }
+    for style in [Style::Yaml, Style::Json, Style::Toml] {
+        let mut quoted = String::new();
+        add(push_text(&mut quoted, text, style).map(|()| quoted));
+    }
+    out
+}
+
 /// Percent-encoding (RFC 3986): everything but ALPHA, DIGIT, `-`, `.`, `_` and `~`.
 pub(super) fn urlencode(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() * 3);

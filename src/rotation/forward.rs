@@ -135,7 +135,9 @@ impl State {
     }
 
     fn commit(mut self, candidate: Candidate, proven: bool) -> Next {
-        let Candidate { generation, digest, hold } = candidate;
+        let Candidate { generation, digest, .. } = candidate;
+        // As the journal has it: a release may have come since.
+        let hold = self.journal.intent.is_some_and(|i| i.hold);
         self.journal.commit(Committed { generation, digest, proven }, self.policy.keep);
         self.journal.quarantined.retain(|d| *d != digest);
         self.journal.held |= hold;

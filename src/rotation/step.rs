@@ -50,7 +50,8 @@ pub fn recover(journal: Journal, policy: Policy, expired: bool) -> (State, Vec<E
     if state.journal.held {
         return state.publish(candidate);
     }
-    if let (Some(to), true) = (state.fallback(), intent.tries >= 2) {
+    let refused = state.journal.is_quarantined(candidate.digest) && !candidate.hold;
+    if let (Some(to), true) = (state.fallback(), intent.tries >= 2 || refused) {
         state.quarantine(candidate);
         return state.back(Plan { to, failed: Some(candidate) });
     }
@@ -246,6 +247,9 @@ impl State {
 
     fn release(mut self) -> Next {
         let held = std::mem::take(&mut self.journal.held);
+        if let (true, Some(intent)) = (held, &mut self.journal.intent) {
+            intent.hold = false;
+        }
         self.journal.quarantined.clear();
         self.unsaved = true;
         self.attempt = 0;
@@ -294,6 +298,11 @@ impl State {
                 self.next()
             }
             Retry::Verify(candidate) => self.go(Phase::Verifying(candidate), Effect::Verify(candidate.generation)),
+            // An intent that is needed may not be on disk, or one that was dropped may be.
+            Retry::Forward(..) if self.unsaved => self.save(Phase::Saving),
+            Retry::Back(_) if self.unsaved && self.journal.intent.is_none() && self.journal.refuge.is_none() => {
+                self.save(Phase::Saving)
+            }
             Retry::Forward(at, candidate) => self.resume(at, candidate),
             Retry::Back(plan) => match (self.takeable(), self.journal.intent) {
                 (Some(digest), _) if self.backoff != Some(digest) => self.stage(digest),

@@ -58,9 +58,9 @@ fn secret_line(line: &str) -> bool {
     line.len() >= MIN_PART && !line.starts_with("-----")
 }
 
-/// JSON's and Rust's `{:?}` escapes, where they differ from the text.
+/// The escapes of JSON, of Rust's `{:?}` and of every format that is rendered, where they differ from the text.
 fn escaped(text: &str, found: &mut impl FnMut(&[u8])) {
-    if text.bytes().all(|b| (b' '..0x7f).contains(&b) && !matches!(b, b'"' | b'\\' | b'\'')) {
+    if text.bytes().all(|b| (b' '..0x7f).contains(&b) && !matches!(b, b'"' | b'\\' | b'\'' | b'$' | b'`')) {
         return;
     }
     if let Ok(json) = serde_json::to_string(text).map(Zeroizing::new) {
@@ -71,10 +71,14 @@ fn escaped(text: &str, found: &mut impl FnMut(&[u8])) {
     if let Ok(json) = serde_json::to_string(&format!("{text:?}")).map(Zeroizing::new) {
         found(json.as_bytes().get(3..json.len().saturating_sub(3)).unwrap_or_default());
     }
-    // YAML's and shell's single quotes.
+    // YAML's single quotes.
     if text.contains('\'') {
         found(Zeroizing::new(text.replace('\'', "''")).as_bytes());
-        found(Zeroizing::new(text.replace('\'', r"'\''")).as_bytes());
+    }
+    for written in crate::render::written(text) {
+        if *written != *text {
+            found(written.as_bytes());
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use super::view::{OUTCOMES, STATES, SecretView, StatusView, TargetView};
 
 /// What [`Metrics::encode`] gives, for the `Content-Type` header (OpenMetrics 1.0, which Prometheus reads since 2.5).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What [`plain`] gives.
+pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
@@ -108,6 +110,38 @@ impl Metrics {
         registry.register("rotation_duration_seconds", help, self.durations.clone());
         registry
     }
+}
+
+/// The same in Prometheus's older text format (version 0.0.4), for who does not ask for OpenMetrics: counters are named with
+/// their suffix, there is neither an `info` type nor an end mark.
+pub fn plain(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF" | "UNIT"), ..) => {}
+            // What the family is called is known only from its type, which follows.
+            (Some("#"), Some("HELP"), Some(_), about) => help = about,
+            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
+                let (name, kind) = match kind {
+                    "counter" => (format!("{name}_total"), kind),
+                    "info" => (format!("{name}_info"), "gauge"),
+                    "unknown" => (name.to_owned(), "untyped"),
+                    kind => (name.to_owned(), kind),
+                };
+                if let Some(about) = help.take() {
+                    text += &format!("# HELP {name} {about}\n");
+                }
+                text += &format!("# TYPE {name} {kind}\n");
+            }
+            _ => {
+                text += line;
+                text.push('\n');
+            }
+        }
+    }
+    text
 }
 
 fn own_gauges(status: &StatusView) -> Registry {

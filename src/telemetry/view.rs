@@ -123,3 +123,21 @@ pub struct HistoryEntry {
     /// Seconds by step.
     pub steps: BTreeMap<String, f64>,
 }
+
+impl HistoryEntry {
+    /// Several targets' histories, each in the order in which it happened, as one; the newest `count` of it. By time, as far
+    /// as that leaves each in its order: the clock may have been set back in between.
+    pub fn merge(histories: Vec<Vec<Self>>, count: usize) -> Vec<Self> {
+        let mut timed = Vec::new();
+        for history in histories {
+            let mut latest = Timestamp::MIN;
+            timed.extend(history.into_iter().map(|entry| {
+                latest = latest.max(entry.ended_at);
+                (latest, entry)
+            }));
+        }
+        timed.sort_by_key(|(at, _)| *at);
+        let surplus = timed.len().saturating_sub(count);
+        timed.into_iter().skip(surplus).map(|(_, entry)| entry).collect()
+    }
+}

@@ -73,6 +73,8 @@ pub struct World {
     pub held: bool,
     /// The rollback that an operator asked for and that has not ended.
     pub asked: Option<Generation>,
+    /// Whether a release came after it was asked for: then it need not end in a hold.
+    pub freed: bool,
     /// Whether a wait's timer runs.
     pub timer: bool,
     /// Whether a second operation was put in flight.
@@ -148,6 +150,7 @@ impl World {
             begun: 0,
             held: false,
             asked: None,
+            freed: false,
             timer: false,
             crowded: false,
             proven: None,
@@ -206,8 +209,12 @@ impl World {
         // A release that came while the hold was being saved has the last word.
         self.held |= outcome == Outcome::Held && self.state.journal.held;
         let committed = outcome == Outcome::Committed;
-        if generation.is_some() && generation == self.asked && (self.disk.held || !committed) {
-            self.asked = None;
+        if generation.is_some() && generation == self.asked && (self.disk.held || self.freed || !committed) {
+            // The same may have been asked for again meanwhile.
+            let open = self.state.journal.intent.filter(|i| i.hold && outcome != Outcome::Held).map(|i| i.generation);
+            let again = self.state.command.map(|c| c.generation).or(open);
+            self.asked = again.filter(|_| again == self.asked);
+            self.freed &= self.asked.is_some();
             self.held |= committed && self.state.journal.held;
         }
     }
@@ -240,10 +247,11 @@ impl World {
         match event {
             Event::Release => {
                 self.held = false;
+                self.freed = self.asked.is_some();
                 self.pardoned |= std::mem::take(&mut self.condemned);
             }
-            Event::Rollback(generation, _) => self.asked = Some(generation),
-            Event::Stop => self.asked = None,
+            Event::Rollback(generation, _) => (self.asked, self.freed) = (Some(generation), false),
+            Event::Stop => (self.asked, self.freed) = (None, false),
             Event::Unchanged => {
                 if let Phase::Staging(digest) = self.state.phase {
                     self.begun &= !(1 << digest.0);
@@ -364,6 +372,7 @@ impl World {
         self.begun &= self.disk.intent.map_or(0, |i| 1 << i.digest.0);
         self.held = self.disk.held;
         self.asked = self.disk.intent.filter(|i| i.hold).map(|i| i.generation);
+        self.freed = false;
         self.published_this_life = false;
         if policy.supervised {
             self.present = false;

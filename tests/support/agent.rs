@@ -1,5 +1,6 @@
 //! A real agent in a folder of its own, for end-to-end tests.
 #![allow(dead_code, reason = "every test uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::zombie_processes, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use leasehold::control::Client;
 use serde_json::Value;
 
 /// How long a state is waited for: far longer than it should take, so that a busy machine fails no test.
@@ -17,6 +19,8 @@ pub struct Agent {
     pub dir: PathBuf,
     pub child: Option<Child>,
     pub env: Vec<(String, String)>,
+    /// The user and group that the agent and its commands run as, where not the test's own.
+    pub user: Option<u32>,
     _temp: Option<tempfile::TempDir>,
 }
 
@@ -27,7 +31,7 @@ impl Agent {
         let dir = temp.path().canonicalize().unwrap();
         fs::create_dir(dir.join("out")).unwrap();
         fs::write(dir.join("agent.yaml"), config).unwrap();
-        let agent = Agent { dir, child: None, env: Vec::new(), _temp: Some(temp) };
+        let agent = Agent { dir, child: None, env: Vec::new(), user: None, _temp: Some(temp) };
         agent.secrets(secrets);
         agent
     }
@@ -37,6 +41,7 @@ impl Agent {
         use std::os::unix::fs::PermissionsExt;
         let next = self.dir.join(".secrets.next");
         fs::write(&next, yaml).unwrap();
+        std::os::unix::fs::chown(&next, self.user, self.user).unwrap();
         fs::set_permissions(&next, fs::Permissions::from_mode(0o600)).unwrap();
         fs::rename(next, self.dir.join("secrets.yaml")).unwrap();
     }
@@ -46,6 +51,9 @@ impl Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
         command.current_dir(&self.dir).args(args).env("AGENT_CONFIG", self.dir.join("agent.yaml"));
         command.envs(self.env.iter().map(|(k, v)| (k, v))).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+        if let Some(id) = self.user {
+            command.uid(id).gid(id);
+        }
         command
     }
 
@@ -74,10 +82,11 @@ impl Agent {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// `agent status --json`, once the agent answers.
+    /// What `agent status --json` prints, once the agent answers; asked without a process of its own, because it is asked
+    /// so often.
     pub fn status(&self) -> Option<Value> {
-        let (code, out, _) = self.call(&["status", "--json"]);
-        if code == 0 { serde_json::from_str(&out).ok() } else { None }
+        let client = Client::connect(&self.dir.join("state")).ok()?;
+        serde_json::to_value(client.status().ok()?).ok()
     }
 
     /// The first target (or the named one) of the status.
@@ -88,6 +97,9 @@ impl Agent {
 
     /// `agent history --json`, as a list.
     pub fn history(&self) -> Vec<Value> {
+        if let Ok(entries) = Client::connect(&self.dir.join("state")).and_then(|client| client.history(None, 20)) {
+            return entries.into_iter().map(|entry| serde_json::to_value(entry).unwrap()).collect();
+        }
         let (_, out, _) = self.call(&["history", "--json"]);
         serde_json::from_str(&out).unwrap_or_default()
     }
@@ -154,6 +166,7 @@ impl Agent {
             std::thread::sleep(Duration::from_millis(10));
         }
         let _gone = child.kill();
+        let _ended = child.wait();
         panic!("the agent does not end\nlog:\n{}", self.log());
     }
 

@@ -18,7 +18,7 @@ use super::problem::{Class, Problem};
 use super::readings::{Reader, Readings, blocked};
 use crate::config::{Fault, Place, did_you_mean};
 use crate::digest::Key;
-use crate::durable::{Cause, FileError};
+use crate::durable::FileError;
 use crate::secret::SecretName;
 use crate::state_dir::{self, StateDir};
 use crate::store::{StoreError, StoreErrorKind};
@@ -90,9 +90,7 @@ fn reading_key(prepared: &Prepared, scratch: &Key) -> Key {
 }
 
 fn failed(options: &Options, error: &FileError) -> Report {
-    let locked = error.op == "lock" && matches!(error.cause, Cause::Refused(_));
-    let class = if locked { Class::Unavailable } else { Class::of_file(error) };
-    one_problem(options, class, error.to_string(), None)
+    one_problem(options, Class::of_file(error), error.to_string(), None)
 }
 
 fn one_problem(options: &Options, class: Class, message: String, hint: Option<String>) -> Report {

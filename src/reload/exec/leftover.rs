@@ -40,30 +40,34 @@ pub(super) fn digest(key: &Key, state_dir: &Path) -> String {
     key.digest("supervised-process").part(state_dir.as_os_str().as_bytes()).hex(8)
 }
 
-/// Ends what an agent on this state directory left running when it was killed: TERM, then KILL after `stop_timeout`,
-/// and waits until all of it is gone. For the agent's start, once it holds the lock on the state directory; each start
-/// of a process does the same again for its own target.
+/// Ends what an agent on this state directory left running when it was killed: TERM, then KILL after the target's
+/// `stop_timeout` (asked with None for a target that is not known any more), and waits until all of it is gone. No
+/// target waits for another's. For the agent's start, once it holds the lock on the state directory; each start of a
+/// process does the same again for its own target.
 pub async fn sweep_leftovers(
     state_dir: &Path,
     key: &Key,
-    stop_timeout: Duration,
+    stop_timeout: impl Fn(Option<&str>) -> Duration,
 ) -> Result<Vec<Leftover>, ReloadError> {
     let cannot = |e| ReloadError::failed(format!("cannot look for leftover processes in {}: {e}", state_dir.display()));
-    let mut swept = Vec::new();
-    for target in Record::targets(state_dir).map_err(cannot)? {
-        let quarry = Quarry {
-            record: Record::read(state_dir, &target).map_err(cannot)?,
-            mark: mark(key, state_dir, &target),
-            any: false,
-        };
-        let processes = quarry.end(stop_timeout).await?;
-        Record::remove(state_dir, &target).map_err(cannot)?;
-        if processes > 0 {
-            swept.push(Leftover { target: Some(target), processes });
+    let targets = Record::targets(state_dir).map_err(cannot)?;
+    let sweeps = targets.into_iter().map(|target| {
+        let stop_timeout = stop_timeout(Some(&target));
+        async move {
+            let quarry = Quarry {
+                record: Record::read(state_dir, &target).map_err(cannot)?,
+                mark: mark(key, state_dir, &target),
+                any: false,
+            };
+            let processes = quarry.end(stop_timeout).await?;
+            Record::remove(state_dir, &target).map_err(cannot)?;
+            Ok(Leftover { target: Some(target), processes })
         }
-    }
+    });
+    let swept: Vec<Leftover> = join_all(sweeps).await.into_iter().collect::<Result<_, ReloadError>>()?;
+    let mut swept: Vec<Leftover> = swept.into_iter().filter(|leftover| leftover.processes > 0).collect();
     let rest = Quarry { record: None, mark: format!("{}/", digest(key, state_dir)), any: true };
-    let processes = rest.end(stop_timeout).await?;
+    let processes = rest.end(stop_timeout(None)).await?;
     if processes > 0 {
         swept.push(Leftover { target: None, processes });
     }

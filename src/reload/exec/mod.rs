@@ -174,10 +174,10 @@ impl Exec {
             .map_err(|e| ReloadError::failed(format!("cannot read which process ran before: {e}")))?;
         let left = self.quarry(record).end(self.process.config.stop_timeout).await?;
         if left > 0 {
-            tracing::info!(target = %target, processes = left, "ended what an earlier process had left behind");
+            tracing::info!(target_name = %target, processes = left, "ended what an earlier process had left behind");
         }
         let running = spawn::start(&self.process, change.env).await?;
-        tracing::info!(target = %target, generation = change.generation, pid = running.pid, "process started");
+        tracing::info!(target_name = %target, generation = change.generation, pid = running.pid, "process started");
         self.forward.set(Some(Arc::clone(&running.pidfd)));
         self.untold = None;
         self.env = env;
@@ -238,7 +238,7 @@ impl Exec {
         let context = &self.process.context;
         if let Err(error) = Record::remove(&context.state_dir, &context.target) {
             // It names a process that is gone, which the next look finds out.
-            tracing::warn!(target = %context.target, %error, "cannot remove process.json");
+            tracing::warn!(target_name = %context.target, %error, "cannot remove process.json");
         }
     }
 }

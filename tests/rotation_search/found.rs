@@ -1,0 +1,67 @@
+//! Faults that only the longer bound reached, kept as the shortest walks that showed them.
+
+use leasehold::config::model::OnUnhealthy;
+use leasehold::rotation::{
+    Committed, Digest, Effect, Event, Failure, Intent, Journal, Phase, Policy, Retry, State, recover, step,
+};
+
+const CHILD: Policy = Policy { on_unhealthy: OnUnhealthy::Rollback, keep: 2, supervised: true };
+
+fn committed() -> Option<Committed> {
+    Some(Committed { generation: 0, digest: Digest(0), proven: true })
+}
+
+fn walk(journal: Journal, events: &[Event]) -> (State, Vec<Effect>) {
+    events.iter().fold(recover(journal, CHILD, false), |(state, _), event| step(state, *event))
+}
+
+#[test]
+fn an_intent_that_could_not_be_saved_is_saved_before_its_generation_is_published() {
+    let (state, effects) = walk(
+        Journal::default(),
+        &[
+            Event::Snapshot(Digest(0)),
+            Event::Staged(0),
+            Event::Done,
+            Event::Failed(Failure::ForNow),
+            Event::Died,
+            Event::Timer,
+        ],
+    );
+    assert!(matches!(effects[..], [Effect::Save(_)]), "{effects:?} in {:?}", state.phase);
+}
+
+#[test]
+fn a_dropped_intent_that_may_be_on_disk_is_cleared_there_before_going_back() {
+    let journal = Journal { committed: committed(), retained: vec![0], ..Journal::default() };
+    let published = Event::Published { changed: false };
+    let back = [published, Event::Done, Event::Done, Event::Done, Event::Done];
+    let forward = [Event::Snapshot(Digest(1)), Event::Staged(1), Event::Done, Event::Failed(Failure::ForNow)];
+    let (state, _) = walk(journal.clone(), &[&back[..], &forward, &[Event::Died]].concat());
+    assert!(matches!(state.phase, Phase::Waiting(Retry::Back(_))), "{:?}", state.phase);
+    let (_, effects) = step(state, Event::Timer);
+    assert_eq!(effects, [Effect::Save(journal)]);
+}
+
+#[test]
+fn a_quarantined_intent_is_not_tried_again_after_a_crash() {
+    let intent = Intent { generation: 1, digest: Digest(1), hold: false, tries: 1 };
+    let quarantined = vec![Digest(1)];
+    let journal =
+        Journal { committed: committed(), intent: Some(intent), quarantined, retained: vec![0], ..Journal::default() };
+    assert_eq!(walk(journal, &[]).1, [Effect::Publish(0)]);
+}
+
+#[test]
+fn a_rollback_that_was_held_and_released_does_not_hold_again() {
+    let intent = Intent { generation: 0, digest: Digest(0), hold: true, tries: 1 };
+    let journal =
+        Journal { committed: committed(), intent: Some(intent), held: true, retained: vec![0], ..Journal::default() };
+    let policy = Policy { on_unhealthy: OnUnhealthy::Hold, ..CHILD };
+    let published = Event::Published { changed: false };
+    let unhealthy = [published, Event::Done, Event::Failed(Failure::ForGood), Event::Done];
+    let again = [Event::Release, published, Event::Done, Event::Done];
+    let first = recover(journal, policy, false);
+    let (state, effects) = unhealthy.iter().chain(&again).fold(first, |(state, _), event| step(state, *event));
+    assert!(matches!(&effects[..], [Effect::Save(saved)] if !saved.held), "{effects:?} in {:?}", state.phase);
+}
