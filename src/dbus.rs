@@ -23,6 +23,9 @@ pub trait Manager {
     fn subscribe(&self) -> zbus::Result<()>;
     /// The unit's object, read from disk where it is not loaded. Succeeds for units that do not exist.
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    /// The unit that a process belongs to; 0: the caller's own.
+    #[zbus(name = "GetUnitByPID")]
+    fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
     /// `systemctl reload`
     fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     /// `systemctl restart`
@@ -38,6 +41,14 @@ pub trait Manager {
     /// A job ended.
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+}
+
+/// One job.
+#[zbus::proxy(interface = "org.freedesktop.systemd1.Job", default_service = "org.freedesktop.systemd1")]
+pub trait Job {
+    /// `waiting` (for another job, by `After=`), `running`
+    #[zbus(property)]
+    fn state(&self) -> zbus::Result<String>;
 }
 
 /// One unit.
@@ -231,6 +242,25 @@ impl Bus {
         // A bus that takes a question and never answers is not to be asked again on the same connection.
         self.forget().await;
         Err(last)
+    }
+
+    /// Whether a job waits for another one while the unit that this process belongs to is itself being started or stopped:
+    /// then it may be that very end which the job waits for. False where that cannot be told.
+    pub async fn waits_for_own_unit(&self, job: &OwnedObjectPath) -> bool {
+        let asked = async {
+            let manager = self.manager().await?;
+            let connection = manager.inner().connection();
+            let job =
+                JobProxy::builder(connection).path(job.clone()).cache_properties(CacheProperties::No).build().await?;
+            if job.state().await? != "waiting" {
+                return Ok(false);
+            }
+            let own = manager.get_unit_by_pid(0).await?;
+            let own = UnitProxy::builder(connection).path(own).cache_properties(CacheProperties::No).build().await?;
+            Ok(matches!(own.active_state().await?.as_str(), "activating" | "deactivating"))
+        };
+        let asked: Result<bool, BusError> = asked.await;
+        asked.unwrap_or(false)
     }
 
     async fn ask_unit(&self, name: &str) -> Result<UnitState, BusError> {

@@ -113,11 +113,14 @@ impl PathWatch {
         self.shared.told.notified().await;
     }
 
-    /// Watches these paths instead. What they hold may be news, so [`PathWatch::changed`] resolves.
+    /// Watches these paths instead. Where they are others, or hold what was not seen yet, [`PathWatch::changed`] resolves;
+    /// else not: whoever reads the paths and then sets them would else be told for ever.
     pub fn set_paths(&self, paths: impl IntoIterator<Item = PathBuf>) {
         self.shared.eyes().paths = paths.into_iter().collect();
-        self.shared.look();
-        self.shared.told.notify_one();
+        let (news, _) = self.shared.look();
+        if news {
+            self.shared.told.notify_one();
+        }
     }
 
     /// True while changes are found by looking, for want of inotify.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use leasehold::config::model::Locator;
 use leasehold::digest::Key;
 use leasehold::pathwatch::{Pace, PathWatch};
@@ -336,6 +337,11 @@ async fn reading_is_no_change_and_a_burst_is_one() {
 
     watch.set_paths([dir.path().join("unrelated")]);
     tokio::time::timeout(DEADLINE, watch.changed()).await.expect("other paths are news");
+    watch.set_paths([dir.path().join("unrelated")]);
+    assert!(
+        watch.changed().now_or_never().is_none(),
+        "the same paths are none: who sets them when told would never rest"
+    );
     fs::write(&path, "a: c").unwrap();
     assert!(tokio::time::timeout(quiet, watch.changed()).await.is_err(), "no longer watched");
     fs::write(dir.path().join("unrelated"), "y").unwrap();

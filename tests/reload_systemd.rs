@@ -141,12 +141,14 @@ async fn root_a_unit_that_is_absent_or_masked_is_an_error() {
     }
     let error = told("no-such.service", SystemdVerb::ReloadOrRestart).await.unwrap_err();
     assert_eq!(error.message, "reload-or-restart no-such.service: there is no such unit");
+    assert_eq!(error.kind, ReloadErrorKind::Absent);
     assert!(!reloader("no-such.service", SystemdVerb::Reload).running().await.unwrap());
     unit("hidden.service", &service(""));
     std::fs::remove_file("/etc/systemd/system/hidden.service").unwrap();
     systemctl(&["mask", "hidden.service"]);
     let error = told("hidden.service", SystemdVerb::Restart).await.unwrap_err();
     assert!(error.message.contains("is masked"), "{error}");
+    assert_eq!(error.kind, ReloadErrorKind::Absent);
 }
 
 #[tokio::test]

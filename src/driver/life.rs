@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::hands::{Hands, load_journal};
@@ -63,6 +63,8 @@ pub(super) struct Life {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) reassign: Option<(Box<Assignment>, oneshot::Sender<()>)>,
     pub(super) timer: Option<Instant>,
+    /// When a target that is not running yet is looked for next.
+    pub(super) look: Instant,
     pub(super) stop: CancellationToken,
     pub(super) stopped: bool,
     pub(super) record: Record,
@@ -139,6 +141,7 @@ impl Life {
             commands,
             reassign: None,
             timer: None,
+            look: Instant::now(),
             stop,
             stopped: false,
             record,
@@ -192,7 +195,7 @@ impl Life {
     }
 
     async fn woken(&mut self) -> Woken {
-        let Self { flight, hands, commands, stop, state, timer, assignment, closed, .. } = self;
+        let Self { flight, hands, commands, stop, state, timer, assignment, closed, look, .. } = self;
         let waiting = state.phase == Phase::Rest && state.journal.committed.is_some_and(|c| !c.proven);
         let waiting = waiting && !self.surroundings.files_only;
         let (timer, closed) = (*timer, *closed);
@@ -203,7 +206,7 @@ impl Life {
             Some(command) = commands.recv() => Woken::Asked(command),
             changed = assignment.snapshots.changed(), if !closed => Woken::Inputs(changed.is_ok()),
             () = until(timer) => Woken::Timer,
-            seen = watched(hands, waiting) => seen,
+            seen = watched(hands, waiting, look) => seen,
         }
     }
 
@@ -368,15 +371,18 @@ async fn until(timer: Option<Instant>) {
     }
 }
 
-/// What happens to the process while nothing is in flight.
-async fn watched(hands: &mut Option<Hands>, waiting: bool) -> Woken {
+/// What happens to the process while nothing is in flight. `look`: when it is looked for next; it outlives the waiting, so
+/// that what wakes the driver often does not put the look off for ever.
+async fn watched(hands: &mut Option<Hands>, waiting: bool, look: &mut Instant) -> Woken {
     let Some(hands) = hands else { return std::future::pending().await };
     loop {
         tokio::select! {
             exit = hands.reload.died() => return Woken::Died(exit),
-            () = sleep(APPEARANCE), if waiting => {}
+            () = sleep_until(*look), if waiting => {}
         }
-        if hands.reload.running().await.unwrap_or(false) {
+        let appeared = hands.reload.running().await.unwrap_or(false);
+        *look = Instant::now() + APPEARANCE;
+        if appeared {
             return Woken::Appeared;
         }
     }

@@ -31,7 +31,7 @@ impl Probe for CommandProbe {
             };
             match process::run(&self.run, self.timeout, &self.inherit).await {
                 Ok(outcome) if outcome.exit.success() => Attempt::Pass,
-                Ok(outcome) => Attempt::Fail(format!("command {program}: {}, expected 0", ended(outcome.exit))),
+                Ok(outcome) => Attempt::Fail(format!("command {program}: {}", ended(outcome.exit))),
                 Err(error) => Attempt::Fail(format!("command {program}: {}", reason(&error))),
             }
         })
@@ -40,7 +40,7 @@ impl Probe for CommandProbe {
 
 fn ended(exit: process::Exit) -> String {
     match exit {
-        process::Exit::Code(code) => format!("exit code {code}"),
+        process::Exit::Code(code) => format!("exit code {code}, expected 0"),
         process::Exit::Signal(signal) => format!("ended by signal {signal}"),
     }
 }

@@ -19,6 +19,11 @@ const ASK: Duration = Duration::from_secs(10);
 /// How often a job is asked for anew after the bus was lost in the middle of one.
 const ASK_AGAIN: usize = 2;
 
+/// How often in a row a job must be found to wait for the agent's own unit.
+const BLOCKED_LOOKS: usize = 2;
+const BLOCKED: &str = "the job waits, because the unit is ordered after the agent's own (After=), which is itself being \
+    started or stopped: it is queued, and goes on when that has ended";
+
 /// Asks systemd.
 pub(super) struct UnitReloader {
     config: SystemdReload,
@@ -31,6 +36,8 @@ enum Ended {
     With(String),
     /// The bus was lost, or the signal: nobody knows.
     Unknown,
+    /// Not yet, and not before the agent's own unit has started or stopped.
+    Blocked,
 }
 
 impl UnitReloader {
@@ -48,6 +55,8 @@ impl UnitReloader {
             match self.job(&state, deadline).await? {
                 Ended::With(result) if result == "done" => return self.lives_on(deadline).await,
                 Ended::With(result) => return Err(self.job_failed(&result, deadline).await),
+                // For now: whoever asks again finds the agent's unit at rest. The job stays queued, and reads what is there then.
+                Ended::Blocked => return Err(ReloadError::absent(self.message(BLOCKED))),
                 // Asking twice is harmless: systemd merges equal jobs, and a second reload reads the same files.
                 Ended::Unknown => {
                     self.settled(deadline).await?;
@@ -136,6 +145,7 @@ impl UnitReloader {
             let _ = manager.reset_failed_unit(&self.config.unit).await;
         }
         let job = self.ask(&manager).await?;
+        let (mut blocked, mut look) = (0, Instant::now() + LOST_SIGNAL);
         loop {
             tokio::select! {
                 signal = removed.next() => match signal.as_ref().map(|signal| signal.args()) {
@@ -143,12 +153,17 @@ impl UnitReloader {
                     Some(_) => {}
                     None => return Ok(Ended::Unknown),
                 },
-                () = sleep(LOST_SIGNAL) => {
+                () = sleep_until(look) => {
+                    look = Instant::now() + LOST_SIGNAL;
                     let deadline = Instant::now() + LOST_SIGNAL;
                     if manager.inner().connection().is_closed()
                         || self.bus.unit(&self.config.unit, deadline).await.is_ok_and(|state| !state.busy)
                     {
                         return Ok(last_word(&mut removed, &job).await);
+                    }
+                    blocked = if self.bus.waits_for_own_unit(&job).await { blocked + 1 } else { 0 };
+                    if blocked >= BLOCKED_LOOKS {
+                        return Ok(Ended::Blocked);
                     }
                 }
             }

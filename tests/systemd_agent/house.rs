@@ -128,9 +128,10 @@ impl House {
         self.machine.unit(&self.agent(), &unit);
     }
 
-    /// Writes a unit that sleeps for ever, with these lines in `[Service]`.
+    /// Writes a unit that sleeps for ever (`Type=exec`: its start has ended when its environment is its own), with these lines in `[Service]`.
     pub fn sleeper(&self, unit: &str, lines: &str) {
-        let text = format!("[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/sleep infinity\n{lines}\n");
+        let text =
+            format!("[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=exec\nExecStart=/bin/sleep infinity\n{lines}\n");
         self.machine.unit(unit, &text);
     }
 

@@ -49,7 +49,7 @@ fn a_unit_ordered_after_the_agent_starts_when_its_files_are_there_and_not_before
     house.agent_unit("Restart=no");
     let agent = house.agent();
     let unit = format!(
-        "[Unit]\nWants={agent}\nAfter={agent}\n[Service]\nEnvironmentFile=/srv/order/out/conf\nExecStart=/bin/sleep infinity\n"
+        "[Unit]\nWants={agent}\nAfter={agent}\n[Service]\nType=exec\nEnvironmentFile=/srv/order/out/conf\nExecStart=/bin/sleep infinity\n"
     );
     house.machine.unit("order.service", &unit);
     house.systemctl(&["start", "--no-block", "order.service"]);

@@ -82,3 +82,35 @@ fn a_re_executed_systemd_and_a_restarted_bus_cost_nothing() {
     assert_eq!((house.active(&agent), house.show(&agent, "MainPID")), ("active".into(), pid));
     assert_eq!(house.show(&agent, "NRestarts"), "0");
 }
+
+/// A unit that is ordered after the agent starts no sooner than the agent has stopped, if both are on their way.
+#[test]
+fn an_agent_that_is_stopped_does_not_wait_for_a_job_that_waits_for_it() {
+    let text = config("app", &lines("mutual.service").replace("verb: reload", "verb: restart"));
+    let Some(house) = House::new("mutual", &text, Some(&secrets("one"))) else { return };
+    let agent = house.agent();
+    house.agent_unit("");
+    let unit = format!(
+        "[Unit]\nAfter={agent}\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/sh -c 'cp /srv/mutual/out/conf /srv/mutual/seen; exec sleep infinity'\n\
+         ExecStop=/bin/sh -c 'touch /srv/mutual/asked; until test -e /srv/mutual/gate; do sleep 0.1; done'\n"
+    );
+    house.machine.unit("mutual.service", &unit);
+    house.systemctl(&["start", &agent]);
+    house.systemctl(&["start", "mutual.service"]);
+    house.wait_state("app", "healthy");
+    house.put("secrets.yaml", &secrets("two"));
+    house.wait("the job runs", |h| h.read("asked"));
+    house.systemctl(&["restart", "--no-block", &agent]);
+    // Its own job waits for the unit's end. The unit's start then waits for the agent's end.
+    house.wait("its job is queued", |h| h.systemctl(&["list-jobs"]).contains(&agent).then_some(()));
+    let began = std::time::Instant::now();
+    house.machine.must(&["touch", &house.path("gate")]);
+    house.wait_file("seen", "value=two");
+    house.wait_active(&agent);
+    let log = house.journal(&agent);
+    assert!(began.elapsed().as_secs() < 30, "it waited for {:?}:\n{log}", began.elapsed());
+    assert!(log.contains("the unit is ordered after the agent's own"), "{log}");
+    house.wait_outcomes(&["committed", "committed"]);
+    house.wait_state("app", "healthy");
+    assert_eq!(house.active("mutual.service"), "active");
+}
