@@ -37,7 +37,6 @@ const ALLOWED: [(&str, &str, &str); 5] = [
 ];
 
 /// One struct or enum.
-#[derive(Debug)]
 struct Type {
     file: PathBuf,
     name: String,
@@ -92,15 +91,15 @@ fn types_of(file: &Path, text: &str) -> Vec<Type> {
             // A derive may go over several lines.
             let all = rest[rest.find("#[derive(").unwrap()..].split(")]").next().unwrap_or(derived);
             derives.extend(words(all).filter(|word| *word != "derive").map(str::to_owned));
-        } else if let (Some(at), false) = (at, trimmed.starts_with("#[") || trimmed.contains("fn ")) {
-            if let Some(name) = words_of.get(at + 1) {
-                let body = body(rest);
-                let inside = body.find(['{', '(']).map_or("", |at| &body[at..]);
-                let bare = if words_of[at] == "enum" { without_variants(inside) } else { inside.to_owned() };
-                let holds = words(&bare).map(str::to_owned).collect();
-                let (file, name) = (file.to_owned(), (*name).to_owned());
-                types.push(Type { file, name, derives: std::mem::take(&mut derives), holds });
-            }
+        } else if let Some(at) = at.filter(|_| !trimmed.starts_with("#[") && !trimmed.contains("fn "))
+            && let Some(name) = words_of.get(at + 1)
+        {
+            let body = body(rest);
+            let inside = body.find(['{', '(']).map_or("", |at| &body[at..]);
+            let bare = if words_of[at] == "enum" { without_variants(inside) } else { inside.to_owned() };
+            let holds = words(&bare).map(str::to_owned).collect();
+            let (file, name) = (file.to_owned(), (*name).to_owned());
+            types.push(Type { file, name, derives: std::mem::take(&mut derives), holds });
         }
         rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
     }
@@ -138,7 +137,7 @@ fn body(text: &str) -> String {
             _ => {}
         }
         out.push(c);
-        if (depth == 0 && c == ';') || (depth == 0 && c == '}') {
+        if depth == 0 && [';', '}'].contains(&c) {
             break;
         }
     }
