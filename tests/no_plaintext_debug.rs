@@ -37,7 +37,6 @@ const ALLOWED: [(&str, &str, &str); 5] = [
 ];
 
 /// One struct or enum.
-#[derive(Debug)]
 struct Type {
     file: PathBuf,
     name: String,
@@ -92,7 +91,7 @@ fn types_of(file: &Path, text: &str) -> Vec<Type> {
             // A derive may go over several lines.
             let all = rest[rest.find("#[derive(").unwrap()..].split(")]").next().unwrap_or(derived);
             derives.extend(words(all).filter(|word| *word != "derive").map(str::to_owned));
-        } else if let (Some(at), false) = (at, trimmed.starts_with("#[") || trimmed.contains("fn "))
+        } else if let Some(at) = at.filter(|_| !trimmed.starts_with("#[") && !trimmed.contains("fn "))
             && let Some(name) = words_of.get(at + 1)
         {
             let body = body(rest);
@@ -138,7 +137,7 @@ fn body(text: &str) -> String {
             _ => {}
         }
         out.push(c);
-        if depth == 0 && matches!(c, ';' | '}') {
+        if depth == 0 && [';', '}'].contains(&c) {
             break;
         }
     }

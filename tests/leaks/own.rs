@@ -73,3 +73,25 @@ fn others_of_the_same_user_cannot_look_into_the_agent_and_it_leaves_no_core() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
 }
+
+#[test]
+fn what_auth_names_is_kept_from_check_commands_too_unless_pass_env_lists_it() {
+    let config = |pass_env: &str| {
+        format!(
+            "{{state_dir: state, stores: {{s: {{type: file, path: secrets.yaml}},
+                v: {{type: vault, address: 'http://127.0.0.1:1', auth: {{type: token, token: '${{MY_TOKEN}}'}}}}}},
+              secrets: {{a: {{store: s}}}},
+              targets: {{t: {{pass_env: [{pass_env}], files: [{{path: out/t, inline: '{{{{ secrets.a.b }}}}',
+                check: {{run: [sh, -c, 'test -z \"$MY_TOKEN$VAULT_TOKEN\"']}}}}]}}}}}}"
+        )
+    };
+    for (pass_env, code) in [("", 0), ("MY_TOKEN", 65), ("VAULT_TOKEN", 65), ("PATH", 0)] {
+        let mut agent = super::agent::Agent::new(&config(pass_env), "a: {b: value}");
+        agent.env.push(("MY_TOKEN".into(), "canary-value-3".into()));
+        agent.env.push(("VAULT_TOKEN".into(), "canary-value-4".into()));
+        for args in [&["check"][..], &["render", "--once"]] {
+            let (exit, out, err) = agent.call(args);
+            assert_eq!(exit, code, "{args:?} with pass_env {pass_env}: {out}{err}");
+        }
+    }
+}

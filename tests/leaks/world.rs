@@ -173,7 +173,7 @@ fn good_targets(echo: &Echo) -> Vec<(String, Value)> {
             "headers": {"x-key": "Bearer {{ secrets.main.long }}", "x-fixed": "${CANARY_HEADER}"},
             "body": "{{ secrets.main.document }} ${CANARY_BODY}", "method": "POST",
             "body_contains": "Bearer ",
-            "interval": "50ms", "within": "400ms", "timeout": "5s", "successes": 1},
+            "interval": "50ms", "within": "4s", "timeout": "5s", "successes": 1},
     });
     let talkative = |secret: &str| json!([{"path": format!("out/{secret}"), "inline": "{{ secrets.main.long }}\n{{ secrets.main.lines }}"}]);
     let command = |name: &str, script: &str| json!({"type": "command", "run": ["sh", "-c", script, name]});
