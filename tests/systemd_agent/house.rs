@@ -60,6 +60,8 @@ pub struct House {
     // In this order: the machine goes first.
     pub machine: Arc<Machine>,
     name: &'static str,
+    /// The agent's unit.
+    pub agent: String,
     _peace: Peace,
 }
 
@@ -84,7 +86,7 @@ impl House {
                 return None;
             }
         };
-        let house = Self { machine, name, _peace: peace };
+        let house = Self { machine, name, agent: format!("agent-{name}.service"), _peace: peace };
         house.machine.must(&["mkdir", "-p", &house.path("out")]);
         house.put("agent.yaml", config);
         if let Some(secrets) = secrets {
@@ -115,7 +117,7 @@ impl House {
 
     /// The name of the agent's unit.
     pub fn agent(&self) -> String {
-        format!("agent-{}.service", self.name)
+        self.agent.clone()
     }
 
     /// Writes the agent's unit, `Type=notify` unless `lines` say otherwise.

@@ -87,7 +87,8 @@ fn the_watchdog_is_fed_and_an_agent_that_hangs_is_started_anew() {
 
 #[test]
 fn the_example_of_a_systemd_unit_works_as_it_stands() {
-    let Some(house) = House::new("example", "", None) else { return };
+    let Some(mut house) = House::new("example", "", None) else { return };
+    house.agent = "leasehold.service".into();
     let file = |name: &str| {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systemd-unit").join(name);
         std::fs::read_to_string(path).unwrap()
@@ -125,7 +126,7 @@ fn the_example_of_a_systemd_unit_works_as_it_stands() {
         })
     });
     assert_eq!(house.show("leasehold.service", "MainPID"), pid);
-    house.wait("the agent says so", |h| {
+    house.wait("both are in its history", |h| {
         let history = h.machine.run(&["agent", "history", "--json", "--config", "/etc/leasehold/agent.yaml"]);
         let history = String::from_utf8_lossy(&history.stdout).into_owned();
         (history.matches("\"committed\"").count() == 2).then_some(())
