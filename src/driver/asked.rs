@@ -8,7 +8,7 @@ use super::life::{Answering, Life, context_for, policy, probe_context};
 use super::{Command, Refused, view};
 use crate::config::model::{ExecReload, ReloadConfig, TargetConfig};
 use crate::reload;
-use crate::rotation::{Digest, Event, Outcome, Phase, Report};
+use crate::rotation::{Digest, Event, Outcome, Phase, Report, Retry};
 use crate::telemetry::audit::Actor;
 
 impl Life {
@@ -52,6 +52,20 @@ impl Life {
             for (text, reply) in self.releasing.drain(..) {
                 let _gone = reply.send(text);
             }
+        }
+    }
+
+    /// A rollback whose target is degraded may take for ever: its operator is not kept waiting.
+    pub(super) fn given_up(&mut self) {
+        if !matches!(self.state.phase, Phase::Waiting(Retry::Back(_) | Retry::Forward(..))) {
+            return;
+        }
+        if let Some((generation, reply)) = self.rolling.take() {
+            let why = self.record.reason.as_deref().unwrap_or("it did not become healthy");
+            let target = &self.record.target;
+            let message =
+                format!("target {target}, generation {generation}: {why}; the target is degraded, and retried");
+            let _gone = reply.send(Err(Refused { exit: 75, message }));
         }
     }
 

@@ -189,6 +189,7 @@ impl Life {
                 Woken::Died(exit) => self.died(exit),
                 Woken::Appeared => self.feed(Event::Appeared),
             }
+            self.given_up();
             self.released();
             self.reassigned().await;
         }
