@@ -373,7 +373,7 @@ fn after_a_restart(agent: &mut Agent, format: &str, seen: &mut Seen) {
     agent.start_with(&["--log-level", "trace", "--log-format", format, "run"]);
     agent.wait("reloads is there", |a| a.target("reloads"));
     let (code, _, err) = call(agent, format, &["rollback", "reloads"], seen);
-    assert_eq!(code, 0, "{err}");
+    assert_eq!(code, 75, "{err}");
     agent.wait("the reload of the old generation fails", |a| {
         a.target("reloads").filter(|t| t["reason"].as_str().is_some_and(|r| r.contains("reload command"))).map(drop)
     });
