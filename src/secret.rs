@@ -156,10 +156,22 @@ impl fmt::Display for Version {
 pub struct Lease {
     /// The store's id of the lease. Not a secret, but enough to revoke it.
     pub id: String,
-    /// How long it was granted for, counted from when it was read or renewed.
+    /// How long it lives, counted from the answer that said so; never longer than the token that it hangs on.
     pub duration: Duration,
     /// Whether the store is willing to renew it.
     pub renewable: bool,
+}
+
+/// What reading a secret again means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Again {
+    /// It costs nothing but a request: read as often as the poll says.
+    #[default]
+    Free,
+    /// It makes new credentials (a lease, a certificate): only when these are to be replaced.
+    Mints,
+    /// The store changes it by itself after this, counted from the answer: read then, and at the poll.
+    After(Duration),
 }
 
 /// One answer of a store about one secret.
@@ -175,6 +187,25 @@ pub struct Reading {
     pub expires_at: Option<Timestamp>,
     /// The lease they hang on, if any.
     pub lease: Option<Lease>,
+    /// What reading again means.
+    pub again: Again,
+    /// What people noted beside the values (KV v2's `custom_metadata`). No secret.
+    pub custom: BTreeMap<String, String>,
+}
+
+impl Reading {
+    /// Values of a version, with nothing else known of them.
+    pub fn new(fields: Fields, version: Version) -> Self {
+        Self {
+            fields,
+            version,
+            created_at: None,
+            expires_at: None,
+            lease: None,
+            again: Again::Free,
+            custom: BTreeMap::new(),
+        }
+    }
 }
 
 impl fmt::Debug for Reading {

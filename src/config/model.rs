@@ -18,6 +18,8 @@ pub struct Config {
     pub file: PathBuf,
     /// Journal, retained generations, control socket.
     pub state_dir: PathBuf,
+    /// File with the key that seals what state_dir keeps of secrets, if any.
+    pub state_key: Option<PathBuf>,
     /// The read-only HTTP endpoint, if any.
     pub admin: Option<SocketAddr>,
     /// Where audit events go, if anywhere (JSON lines, append-only).
@@ -53,7 +55,7 @@ pub struct FileStore {
     pub path: PathBuf,
 }
 
-/// `type: vault`. Parsed and checked; no reader is built for it yet.
+/// `type: vault`.
 #[derive(Clone)]
 pub struct VaultStore {
     /// Base URL, or `unix:///path`.
@@ -64,6 +66,32 @@ pub struct VaultStore {
     pub tls: TlsConfig,
     /// How to log in.
     pub auth: VaultAuth,
+    /// What becomes of leases when the agent stops.
+    pub on_stop: OnStop,
+    /// How often a lease is looked up, to notice one that was revoked by somebody else. Zero: never.
+    pub lease_check: Duration,
+    /// How hard the server may be asked.
+    pub limits: Limits,
+    /// Bound on one request.
+    pub timeout: Duration,
+}
+
+/// `on_stop` of a store with leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// They live on, for the processes that use them and for the next start.
+    Keep,
+    /// They are revoked, and so is a token that came from a login.
+    Revoke,
+}
+
+/// `limits` of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in flight at once, at least 1.
+    pub in_flight: usize,
+    /// Requests a second on the average (bursts of as many are let through), at least 1.
+    pub per_second: u32,
 }
 
 /// TLS settings of a client.

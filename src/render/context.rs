@@ -156,11 +156,11 @@ fn meta_of(reading: &Reading) -> Value {
 }
 
 fn placeholder(reading: &Reading) -> Reading {
+    let version = Version(value::placeholder_text(&reading.version.0).to_string());
     Reading {
-        fields: value::placeholders(&reading.fields),
-        version: Version(value::placeholder_text(&reading.version.0).to_string()),
         created_at: reading.created_at,
         expires_at: reading.expires_at,
-        lease: None,
+        custom: reading.custom.clone(),
+        ..Reading::new(value::placeholders(&reading.fields), version)
     }
 }

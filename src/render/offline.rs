@@ -81,12 +81,11 @@ fn plant(fields: &mut Fields, path: &[String], field: &Field) {
 
 fn snapshot(shapes: &Shapes, used: &[SecretName], overlap: bool) -> Snapshot {
     let reading = |name: &SecretName| {
+        let fields = shapes.fields.get(name).cloned().unwrap_or_default();
         Arc::new(Reading {
-            fields: shapes.fields.get(name).cloned().unwrap_or_default(),
-            version: Version("1".to_string()),
             created_at: Some(Timestamp::UNIX_EPOCH),
             expires_at: Some(Timestamp::UNIX_EPOCH),
-            lease: None,
+            ..Reading::new(fields, Version("1".to_string()))
         })
     };
     let all = || used.iter().map(|name| (name.clone(), reading(name)));

@@ -64,13 +64,9 @@ fn target(files: Vec<FileConfig>) -> TargetConfig {
 }
 
 fn reading(version: &str, fields: &[(&str, Field)]) -> Arc<Reading> {
-    Arc::new(Reading {
-        fields: fields.iter().map(|(name, field)| ((*name).to_string(), field.clone())).collect(),
-        version: Version(version.to_string()),
-        created_at: Some("2026-01-02T03:04:05Z".parse().unwrap()),
-        expires_at: None,
-        lease: None,
-    })
+    let fields = fields.iter().map(|(name, field)| ((*name).to_string(), field.clone())).collect();
+    let created_at = Some("2026-01-02T03:04:05Z".parse().unwrap());
+    Arc::new(Reading { created_at, ..Reading::new(fields, Version(version.to_string())) })
 }
 
 type Named<'a> = (&'a str, &'a str, &'a [(&'a str, Field)]);

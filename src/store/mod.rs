@@ -7,15 +7,26 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::config::model::Locator;
-use crate::secret::{Lease, Reading};
+use crate::secret::{Lease, Reading, SecretBytes};
 
 /// A store of secrets. An implementation is one file (or folder) here, one variant of
 /// [`crate::config::model::StoreConfig`] and one arm in the wiring's `build`.
 ///
-/// A store answers; it decides nothing: when to read, renew, retry or give up is `schedule`'s.
+/// A store answers; it decides nothing: when to read, renew, replace, retry or give up is `schedule`'s.
 pub trait Store: Send + Sync {
-    /// Reads one secret now. Every call of a dynamic engine may mint; the caller owes not to call without need.
+    /// Reads one secret now. Of a dynamic engine every call mints ([`crate::secret::Again::Mints`]); the caller owes not
+    /// to call without need.
     fn read<'a>(&'a self, locator: &'a Locator) -> BoxFuture<'a, Result<Reading, StoreError>>;
+
+    /// Reads again what is not [`crate::secret::Again::Mints`], as cheaply as the store allows. None: `current` is still
+    /// the version in the store.
+    fn read_again<'a>(
+        &'a self,
+        locator: &'a Locator,
+        _current: &'a Reading,
+    ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
+        Box::pin(async move { self.read(locator).await.map(Some) })
+    }
 
     /// Resolves when something in the store may have changed since the last call, without saying what.
     /// Never resolves for a store that can only be polled.
@@ -32,13 +43,48 @@ pub trait Store: Send + Sync {
         Box::pin(async { Ok(None) })
     }
 
-    /// Renews a lease that this store granted; the answer is the lease as it stands now.
+    /// Renews a lease that this store granted; the answer is the lease as it stands now (its `duration` is what was
+    /// granted, not what was wished for; values stay as they were).
+    ///
+    /// # Errors
+    /// `Missing`: the lease is gone, and its values with it. `Denied`: it will not be renewed, and lives on.
     fn renew<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>> {
         Box::pin(async move { Ok(lease.clone()) })
     }
 
+    /// The lease as it stands now, without renewing it. None: it is gone. Cheap.
+    ///
+    /// # Errors
+    /// `Denied` where this identity may not look; then nobody knows.
+    fn look_up<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
+        Box::pin(async move { Ok(Some(lease.clone())) })
+    }
+
     /// Ends a lease. Ending one that is gone is no error.
     fn revoke<'a>(&'a self, _lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Looks after the store's session (renews its token, replaces it before its end) where that is due, and answers how
+    /// long until it should be called again. None: never. Called from the start on, whatever else happens. A read logs in
+    /// by itself where there is no session yet.
+    ///
+    /// # Errors
+    /// Where the session could not be kept; the caller calls again after a backoff.
+    fn tend(&self) -> BoxFuture<'_, Result<Option<Duration>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// The session as bytes that [`Store::resume`] takes: a secret. None: there is none, or it is not to be kept.
+    fn session(&self) -> Option<SecretBytes> {
+        None
+    }
+
+    /// Goes on with the session of an earlier life, if it is one and still lives; to be called before anything else.
+    fn resume(&self, _session: &SecretBytes) {}
+
+    /// Ends the session where this store began it (a login; never a token that somebody gave). For `on_stop: revoke`.
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
 }

@@ -5,7 +5,7 @@ use crate::secret::{Fields, Version};
 
 fn reading(values: &[(&str, Field)]) -> Reading {
     let fields: Fields = values.iter().map(|(name, field)| ((*name).to_owned(), field.clone())).collect();
-    Reading { fields, version: Version("1".into()), created_at: None, expires_at: None, lease: None }
+    Reading::new(fields, Version("1".into()))
 }
 
 #[test]

@@ -144,7 +144,7 @@ impl<'de> Deserialize<'de> for Values {
         let values = BTreeMap::<String, Value<'static>>::deserialize(deserializer)?;
         let fields: Fields = values.into_iter().map(|(name, value)| (name, value.into_field())).collect();
         let version = Version(String::new());
-        Ok(Self(Arc::new(Reading { fields, version, created_at: None, expires_at: None, lease: None })))
+        Ok(Self(Arc::new(Reading::new(fields, version))))
     }
 }
 
@@ -201,7 +201,7 @@ mod tests {
         ]);
         let reading = |version: &str| {
             let version = Version(version.to_owned());
-            Arc::new(Reading { fields: fields.clone(), version, created_at: None, expires_at: None, lease: None })
+            Arc::new(Reading::new(fields.clone(), version))
         };
         let hour = Duration::from_secs(3600);
         let now = Now { wall: Timestamp::UNIX_EPOCH, mono: Instant::now() };

@@ -68,7 +68,7 @@ pub fn secrets<'n>(names: impl IntoIterator<Item = &'n str>) -> BTreeMap<SecretN
 }
 
 pub fn reading(version: &str, fields: Fields) -> Arc<Reading> {
-    Arc::new(Reading { fields, version: Version(version.to_string()), created_at: None, expires_at: None, lease: None })
+    Arc::new(Reading::new(fields, Version(version.to_string())))
 }
 
 /// One secret `s` with the fields `v0`, `v1`, ….

@@ -27,13 +27,8 @@ pub fn name(name: &str) -> SecretName {
 }
 
 pub fn reading(value: &str) -> Reading {
-    Reading {
-        fields: Fields::from([("api_key".to_owned(), Field::text(value))]),
-        version: Version(format!("version-of-{value}")),
-        created_at: None,
-        expires_at: None,
-        lease: None,
-    }
+    let fields = Fields::from([("api_key".to_owned(), Field::text(value))]);
+    Reading::new(fields, Version(format!("version-of-{value}")))
 }
 
 pub fn error(kind: StoreErrorKind, message: &str) -> StoreError {
@@ -165,6 +160,7 @@ pub struct World {
 impl World {
     pub fn new(state_dir: &Path, shelf: &Arc<Shelf>, secrets: &[SecretConfig], uses: &[(&str, &[&str])]) -> Self {
         let config = Config {
+            state_key: None,
             file: state_dir.join("agent.yaml"),
             state_dir: state_dir.to_path_buf(),
             admin: None,

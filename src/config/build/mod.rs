@@ -71,6 +71,7 @@ pub fn config(raw: &RawConfig, inputs: &Inputs<'_>, d: &mut Decoder) -> Config {
     let config = Config {
         file: inputs.file.to_owned(),
         state_dir: b.path(&raw.state_dir),
+        state_key: raw.state_key.get().map(|key| b.path(&key.file)),
         admin: raw.admin.get().map(|admin| admin.listen.0),
         audit: raw.audit.get().map(|audit| b.path(&audit.path)),
         stores,

@@ -5,7 +5,7 @@ use reqwest::Url;
 use super::Builder;
 use crate::config::decode::{At, Slot};
 use crate::config::fault::Place;
-use crate::config::model::{AwsStore, FileStore, StoreConfig, TlsConfig, VaultAuth, VaultStore};
+use crate::config::model::{AwsStore, FileStore, Limits, StoreConfig, TlsConfig, VaultAuth, VaultStore};
 use crate::config::raw::stores::{RawAuth, RawAws, RawStore, RawTls, RawVault};
 use crate::config::scalar::Text;
 use crate::secret::SecretBytes;
@@ -73,7 +73,12 @@ impl Builder<'_> {
         }
         let namespace = owned(&raw.namespace).or_else(|| self.env("VAULT_NAMESPACE"));
         let namespace = namespace.map(|name| name.trim_matches('/').to_owned()).filter(|name| !name.is_empty());
-        Some(VaultStore { address, namespace, tls, auth })
+        let limits = raw.limits.get().map_or(Limits { in_flight: 8, per_second: 20 }, |limits| Limits {
+            in_flight: usize::try_from(limits.in_flight.0).unwrap_or(1),
+            per_second: u32::try_from(limits.per_second.0).unwrap_or(1),
+        });
+        let (on_stop, lease_check, timeout) = (*raw.on_stop, raw.lease_check.0, raw.timeout.0);
+        Some(VaultStore { address, namespace, tls, auth, on_stop, lease_check, limits, timeout })
     }
 
     fn tls(&mut self, slot: &Slot<RawTls>, at: &str) -> TlsConfig {

@@ -16,6 +16,9 @@ record! {
     pub struct RawConfig {
         /// Journal, retained generations and control socket. Made with mode 0700; one agent at a time.
         state_dir: FilePath,
+        /// The key that seals what state_dir keeps of secrets; without it they are kept in the clear on a memory-backed
+        /// state_dir, and what need not be kept is not kept elsewhere.
+        state_key: Option<RawStateKey>,
         /// The read-only HTTP endpoint; off unless set.
         admin: Option<RawAdmin>,
         /// The audit log; off unless set.
@@ -26,6 +29,14 @@ record! {
         secrets: Option<Table<RawSecret>>,
         /// Targets by name. A target is what rotates as one unit.
         targets: Table<RawTarget>,
+    }
+}
+
+record! {
+    /// Where the key of state_dir is.
+    pub struct RawStateKey {
+        /// File with the key: at least 32 bytes that nobody can guess (a systemd credential, say), readable by the agent alone.
+        file: FilePath,
     }
 }
 

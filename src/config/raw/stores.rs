@@ -1,8 +1,9 @@
 //! `stores` and `secrets`.
 
 use crate::config::decode::{At, Table, record, union};
+use crate::config::model::OnStop;
 use crate::config::raw::targets::RawRequest;
-use crate::config::scalar::{FilePath, Json, Pattern, Span, Tera, Text};
+use crate::config::scalar::{FilePath, Json, Pattern, Span, Tera, Text, Whole};
 
 union! {
     /// How one store is reached.
@@ -32,6 +33,24 @@ record! {
         tls: Option<RawTls>,
         /// How to log in; by default with the token in VAULT_TOKEN.
         auth: Option<RawAuth>,
+        /// What becomes of leases when the agent stops.
+        on_stop: OnStop = "keep",
+        /// How often each lease is looked up, to notice one that somebody else revoked; 0s: never.
+        lease_check: Span<0> = "60s",
+        /// How hard the server may be asked.
+        limits: Option<RawLimits>,
+        /// Bound on one request.
+        timeout: Span<1> = "30s",
+    }
+}
+
+record! {
+    /// How hard a server may be asked.
+    pub struct RawLimits {
+        /// Requests in flight at once.
+        in_flight: Whole<1, 1000> = 8,
+        /// Requests a second on the average; bursts of as many are let through.
+        per_second: Whole<1, 10000> = 20,
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::decode::{Decoder, Plain, choice, plain};
-use super::model::{Format, OnUnhealthy, Structure, SystemdVerb};
+use super::model::{Format, OnStop, OnUnhealthy, Structure, SystemdVerb};
 use super::tree::{Content, Node, Scalar};
 
 mod address;
@@ -19,6 +19,7 @@ pub use text::{Command, FilePath, Tera, TeraValue, Text};
 pub use value::{Json, OneOrMany, Pattern};
 
 choice!(OnUnhealthy, "word" { "rollback" => Self::Rollback, "hold" => Self::Hold, "ignore" => Self::Ignore, });
+choice!(OnStop, "word" { "keep" => Self::Keep, "revoke" => Self::Revoke, });
 choice!(Structure, "word" { "fixed" => Self::Fixed, "free" => Self::Free, });
 choice!(Format, "word" {
     "text" => Self::Text, "yaml" => Self::Yaml, "json" => Self::Json, "toml" => Self::Toml,

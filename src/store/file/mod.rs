@@ -114,7 +114,7 @@ impl FileStore {
 
     fn reading(&self, fields: Fields, created_at: Option<Timestamp>) -> Reading {
         let version = self.key.version(&canonical::encode(&fields));
-        Reading { fields, version, created_at, expires_at: None, lease: None }
+        Reading { created_at, ..Reading::new(fields, version) }
     }
 
     fn error(&self, fault: &Fault) -> StoreError {
