@@ -518,7 +518,7 @@ proptest! {
 }
 
 fn open(path: &Path) -> Result<StateDir, FileError> {
-    StateDir::open(path)
+    StateDir::open(path, None)
 }
 
 #[test]

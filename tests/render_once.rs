@@ -279,7 +279,7 @@ async fn target_narrows_and_an_unknown_one_is_a_usage_error() {
 async fn another_agent_on_the_state_dir_is_told_and_nothing_is_written() {
     let world = World::new(&plain());
     world.password(OLD);
-    let _held = StateDir::open(&world.path("state")).unwrap();
+    let _held = StateDir::open(&world.path("state"), None).unwrap();
     let report = world.once().await;
     assert_eq!(report.exit_code(), 69, "{report}");
     assert!(report.to_string().contains("another agent"), "{report}");

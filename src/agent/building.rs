@@ -113,8 +113,8 @@ fn open(file: &Path, command: &[String]) -> Result<(StateDir, Prepared), Failed>
     } else {
         config::load_for_command(file, &environment, command)
     };
-    let path = match loaded {
-        Ok(loaded) => loaded.config.state_dir,
+    let config = match loaded {
+        Ok(loaded) => loaded.config,
         Err(_) => {
             let key = crate::state_dir::ephemeral_key().map_err(|e| Failed::of_file(&e))?;
             return match prepare(file, command, &key, &environment) {
@@ -123,7 +123,7 @@ fn open(file: &Path, command: &[String]) -> Result<(StateDir, Prepared), Failed>
             };
         }
     };
-    let state_dir = StateDir::open(&path).map_err(|e| Failed::of_file(&e))?;
+    let state_dir = StateDir::open(&config.state_dir, config.state_key.as_deref()).map_err(|e| Failed::of_file(&e))?;
     let prepared = prepare(file, command, state_dir.key(), &environment).map_err(|faulty| refuse(&faulty))?;
     Ok((state_dir, prepared))
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::prepare::{Prepared, prepare};
 use super::problem::{Class, Problem};
 use super::readings::{Reader, Readings, blocked};
+use crate::config::model::Config;
 use crate::config::{Fault, Place, did_you_mean};
 use crate::digest::Key;
 use crate::durable::FileError;
@@ -62,7 +63,10 @@ async fn attempt(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> Res
     narrowed(options, &first)?;
     let state = match options.dry_run {
         true => None,
-        false => Some(StateDir::open(&first.loaded.config.state_dir).map_err(|error| failed(options, &error))?),
+        false => {
+            let Config { state_dir, state_key, .. } = &first.loaded.config;
+            Some(StateDir::open(state_dir, state_key.as_deref()).map_err(|error| failed(options, &error))?)
+        }
     };
     let key = match &state {
         Some(state) => state.key().clone(),
