@@ -93,6 +93,7 @@ fn origin() -> Origin {
         inputs: "inputs".to_owned(),
         snapshot: "snapshot".to_owned(),
         versions: BTreeMap::from([("anthropic".to_owned(), Version("7".to_owned()))]),
+        previous: BTreeMap::new(),
     }
 }
 

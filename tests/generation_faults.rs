@@ -130,6 +130,7 @@ fn origin() -> Origin {
         inputs: "i".to_owned(),
         snapshot: "s".to_owned(),
         versions: BTreeMap::new(),
+        previous: BTreeMap::new(),
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
         clock: Arc::clone(&clock),
         dice: Arc::new(dice),
         on_reading: on_reading(audit.clone(), Arc::clone(&clock)),
+        keeping: state_dir.keeping(),
         cancel: cancel.clone(),
     };
     let watch = Watch::spawn(config, &stores, &prepared.uses, surroundings);
@@ -71,6 +72,13 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
         metrics: metrics.clone(),
         audit: audit.clone(),
         reload: reload_context(&prepared, &state_dir, options),
+        standing: {
+            let watch = watch.clone();
+            Arc::new(move |target, standing| {
+                let watch = watch.clone();
+                Box::pin(async move { watch.standing(&target, standing).await })
+            })
+        },
         files_only: !options.reload_targets,
         ends_with_process: !options.command.is_empty(),
     };
@@ -218,6 +226,7 @@ pub(super) fn assignment(prepared: &Prepared, watch: &WatchHandle, name: &str) -
         target: Arc::clone(config.targets.get(name)?),
         renderer: Arc::clone(prepared.renderers.get(name)?),
         snapshots: watch.snapshots(name)?,
+        dead: watch.dead(),
         withhold: prepared.loaded.confidential.auth_variables.clone(),
     })
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::OnStanding;
 use super::inputs::Inputs;
 use super::operation::{Answer, failpoints, name};
 use super::trial::Trying;
@@ -20,6 +21,7 @@ use crate::process::Exit;
 use crate::reload::{Change, GRACE, Reload, ReloadError, ReloadErrorKind, Taken};
 use crate::render::Rendered;
 use crate::rotation::{Effect, Event, Generation, Journal};
+use crate::secret::Standing;
 use crate::verify;
 
 /// Everything that operations touch.
@@ -43,6 +45,8 @@ pub(super) struct Hands {
     pub files_only: bool,
     /// Whether this life of the agent has published a generation: before, files that were in memory may be gone.
     pub published: Arc<AtomicBool>,
+    /// Told what the target stands on.
+    pub standing: OnStanding,
     /// How the supervised process ended while an operation watched it.
     pub last_exit: Option<Exit>,
     /// When the process was last told, or started.
@@ -63,7 +67,11 @@ impl Hands {
             Effect::Reload { generation, needed } => self.reload(generation, needed).await,
             Effect::Probe(generation) => self.probe(generation).await,
             Effect::Halt => self.halt().await,
-            Effect::Prune { keep, using: _ } => self.prune(&keep).await,
+            Effect::Prune { keep, using } => {
+                let pruned = self.prune(&keep).await;
+                self.tell_standing(using).await;
+                pruned
+            }
             Effect::Wait { .. } | Effect::Report(_) | Effect::Stopped => Answer::of(Event::Done),
         };
         failpoint::hit(after);
@@ -107,12 +115,13 @@ impl Hands {
         let (file, document) = (Arc::clone(&self.journal), journal.clone());
         match blocking(move || file.store(&document)).await {
             Ok(()) => {
-                let keep = journal.keep();
+                let (keep, using) = (journal.keep(), journal.using());
                 let closed = journal.intent.is_none();
                 self.saved = journal;
                 if self.files_only && closed {
                     // Without a process nothing is ever proven, so the machine never prunes; the files may go all the same.
                     self.prune(&keep).await;
+                    self.tell_standing(using).await;
                 }
                 Answer::of(Event::Done)
             }
@@ -241,6 +250,25 @@ impl Hands {
         }
     }
 
+    /// Tells what leases the target stands on: those of these generations, and of the newest inputs.
+    async fn tell_standing(&mut self, using: Vec<Generation>) {
+        let generations = self.generations.clone();
+        let using = blocking(move || generations.readings(using.into_iter().map(GenerationId))).await;
+        match using {
+            Ok(using) => {
+                let mut standing = Standing { using, ..Standing::default() };
+                if let Some(newest) = &self.newest {
+                    standing.newest = newest.snapshot.readings();
+                    standing.rejected = self.saved.is_quarantined(newest.digest);
+                }
+                (self.standing)(Arc::clone(&self.target.name), standing).await;
+            }
+            Err(error) => tracing::warn!(
+                target_name = %self.target.name, "{error}; what leases it uses is not known, and none is revoked"
+            ),
+        }
+    }
+
     async fn prune(&mut self, keep: &[Generation]) -> Answer {
         let keep: BTreeSet<_> = keep.iter().copied().map(GenerationId).collect();
         let generations = self.generations.clone();
@@ -269,6 +297,7 @@ fn stage(
         inputs: inputs.digest.to_string(),
         snapshot: inputs.renderer.snapshot_digest(&inputs.snapshot),
         versions: inputs.versions(),
+        previous: inputs.previous(),
     };
     generations.stage(&rendered, origin).map(|staged| Some(staged.id())).map_err(Answer::for_now)
 }

@@ -27,6 +27,7 @@ use crate::digest::Key;
 use crate::durable::{self, Dir, FileError, Temp};
 use crate::failpoint;
 use crate::render::Rendered;
+use crate::secret::{SecretName, Version};
 
 pub use live::{Difference, Live, differences, live_bytes};
 pub use manifest::{Manifest, ManifestFile, Origin, OutputDigests};
@@ -136,6 +137,23 @@ impl Generations {
     /// Where the folder itself cannot be listed.
     pub fn list(&self) -> Result<Vec<Listed>, FileError> {
         Ok(self.ids()?.into_iter().map(|id| (id, self.manifest(id))).collect())
+    }
+
+    /// The readings that these generations were made from, by name and version.
+    ///
+    /// # Errors
+    /// Where one of them is not there or no good: then nobody knows.
+    pub fn readings(
+        &self,
+        ids: impl IntoIterator<Item = GenerationId>,
+    ) -> Result<BTreeSet<(SecretName, Version)>, FileError> {
+        let mut readings = BTreeSet::new();
+        for id in ids {
+            let origin = self.manifest(id)?.origin;
+            let all = origin.versions.into_iter().chain(origin.previous);
+            readings.extend(all.map(|(name, version)| (SecretName::new(name), version)));
+        }
+        Ok(readings)
     }
 
     /// What staging this would answer as its digests: tells, before anything is written, whether there is anything to do.

@@ -97,7 +97,7 @@ impl Memory {
     }
 }
 
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(super) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
     let size = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
@@ -106,7 +106,7 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 /// Writes beside, syncs, renames, syncs the folder: after a crash the old content is there or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("json.new");
     // Left by a crash, or a link that somebody put there: never written through.
     match fs::remove_file(&beside) {

@@ -16,6 +16,7 @@ use crate::durable::{self, Attributes, Dir, FileError};
 use crate::process::Inherit;
 use crate::render::{Rendered, Renderer};
 use crate::secret::Snapshot;
+use crate::state_dir::Keeping;
 use crate::telemetry::mask::mask;
 use crate::verify;
 use crate::watch::{self, Once};
@@ -23,7 +24,10 @@ use crate::watch::{self, Once};
 /// Reads every secret in use once, and proves what can be rendered.
 pub(super) async fn read(prepared: &Prepared, key: &Key, report: &mut Report) {
     let config = &prepared.loaded.config;
-    let reader = Reader::new(watch::build(config, key));
+    let stores = watch::build(config, key);
+    // Without the key of state_dir nothing is known of what is held; then a lease that is made here is ended here.
+    let keeping = Keeping::look(&config.state_dir, config.state_key.as_deref()).unwrap_or(Keeping::Nothing);
+    let reader = Reader::new(config, stores, &prepared.uses, keeping, false);
     let readings = reader.read(config, &prepared.uses, Once { wait: Duration::ZERO, remember: false }).await;
     for problem in unreadable(prepared, &readings.errors) {
         report.fault(problem.class, problem.fault);
@@ -40,6 +44,7 @@ pub(super) async fn read(prepared: &Prepared, key: &Key, report: &mut Report) {
             prove(prepared, target, renderer, snapshot, report).await;
         }
     }
+    reader.finish().await;
 }
 
 async fn prove(

@@ -21,7 +21,7 @@ use crate::config::{Fault, Place, did_you_mean};
 use crate::digest::Key;
 use crate::durable::FileError;
 use crate::secret::SecretName;
-use crate::state_dir::{self, StateDir};
+use crate::state_dir::{self, Keeping, StateDir};
 use crate::store::{StoreError, StoreErrorKind};
 use crate::watch::{self, Once, Uses};
 
@@ -129,22 +129,27 @@ impl Job<'_> {
     /// Whatever can be read at once is published at once; only what is left waits.
     async fn run(&self, uses: &Uses, key: &Key, report: &mut Report) {
         let config = &self.prepared.loaded.config;
-        let reader = Reader::new(watch::build(config, key));
         let remember = self.state.is_some();
+        let keeping = match self.state {
+            Some(state) => state.keeping(),
+            None => Keeping::look(&config.state_dir, config.state_key.as_deref()).unwrap_or(Keeping::Nothing),
+        };
+        let reader = Reader::new(config, watch::build(config, key), &self.prepared.uses, keeping, remember);
         let first = reader.read(config, uses, Once { wait: Duration::ZERO, remember }).await;
-        self.targets(&first, report).await;
+        self.targets(&first, &reader, report).await;
         let mut errors = first.errors;
         let wait = self.until.saturating_duration_since(Instant::now());
         let patient = blocked(uses, &errors);
         if !patient.is_empty() && !wait.is_zero() && errors.values().any(may_pass) {
             let second = reader.read(config, &patient, Once { wait, remember }).await;
-            self.targets(&second, report).await;
+            self.targets(&second, &reader, report).await;
             errors = second.errors;
         }
+        reader.finish().await;
         self.unread(uses, &errors, report);
     }
 
-    async fn targets(&self, readings: &Readings, report: &mut Report) {
+    async fn targets(&self, readings: &Readings, reader: &Reader, report: &mut Report) {
         let all = readings.snapshots.iter().filter_map(|(name, snapshot)| {
             let target = self.prepared.loaded.config.targets.get(name)?;
             let renderer = self.prepared.renderers.get(name)?;
@@ -155,7 +160,11 @@ impl Job<'_> {
                     (Some(state), None) => {
                         let until = (!self.options.wait.is_zero()).then_some(self.until);
                         let inputs = rotate::Inputs { target, renderer, snapshot, until };
-                        Some(rotate::rotate(&self.prepared.loaded, state, inputs).await)
+                        let rotated = rotate::rotate(&self.prepared.loaded, state, inputs).await;
+                        if let Some(standing) = &rotated.standing {
+                            reader.holding.stands(name, standing);
+                        }
+                        Some((rotated.report, rotated.problems))
                     }
                 }
             })

@@ -20,7 +20,7 @@ use crate::journal::JournalFile;
 use crate::process::Inherit;
 use crate::render::{Rendered, Renderer};
 use crate::rotation::{self, Committed, Digest, Effect, Event, Failure, Generation, Journal, Phase, Policy, State};
-use crate::secret::Snapshot;
+use crate::secret::{Snapshot, Standing};
 use crate::state_dir::StateDir;
 use crate::telemetry::mask::mask;
 use crate::verify::{self, VerifyErrorKind};
@@ -38,8 +38,16 @@ pub(super) struct Inputs<'a> {
     pub until: Option<Instant>,
 }
 
+/// What came of it.
+pub(super) struct Rotated {
+    pub report: TargetReport,
+    pub problems: Vec<Problem>,
+    /// What the target stands on. None: what it may stand on is not settled.
+    pub standing: Option<Standing>,
+}
+
 /// Brings one target's files to these inputs, or leaves them as the committed generation has them.
-pub(super) async fn rotate(loaded: &Loaded, state: &StateDir, inputs: Inputs<'_>) -> (TargetReport, Vec<Problem>) {
+pub(super) async fn rotate(loaded: &Loaded, state: &StateDir, inputs: Inputs<'_>) -> Rotated {
     let mut report = TargetReport {
         target: inputs.target.name.clone(),
         result: Outcome::Failed,
@@ -49,19 +57,24 @@ pub(super) async fn rotate(loaded: &Loaded, state: &StateDir, inputs: Inputs<'_>
     };
     let opened = match Rotation::open(loaded, state, inputs).await {
         Ok(opened) => opened,
-        Err(error) => return (report, vec![problem(loaded, inputs.target, Class::of_file(&error), &error)]),
+        Err(error) => {
+            let problems = vec![problem(loaded, inputs.target, Class::of_file(&error), &error)];
+            return Rotated { report, problems, standing: None };
+        }
     };
     let (rotation, machine) = opened.run().await;
     report.result = rotation.outcome(&machine);
     report.generation = machine.journal.committed.map(|c| c.generation);
     report.changes = rotation.changes();
+    let settled = machine.phase == Phase::Rest && !machine.unsaved;
+    let standing = if settled { rotation.standing(&machine) } else { None };
     report.notes = rotation.notes;
     let why = rotation.problem.filter(|_| report.result == Outcome::Failed);
     let why = match (report.result, why) {
         (Outcome::Failed, None) => Some(unexplained(loaded, inputs.target, &machine, rotation.digest)),
         (_, why) => why,
     };
-    (report, why.into_iter().collect())
+    Rotated { report, problems: why.into_iter().collect(), standing }
 }
 
 fn problem(loaded: &Loaded, target: &TargetConfig, class: Class, why: &dyn std::fmt::Display) -> Problem {
@@ -220,6 +233,7 @@ impl<'a> Rotation<'a> {
             versions: versions
                 .filter_map(|name| Some((name.to_string(), snapshot.secrets.get(name)?.version.clone())))
                 .collect(),
+            previous: snapshot.previous.iter().map(|(name, r)| (name.to_string(), r.version.clone())).collect(),
         };
         let committed = self.committed.map(|c| GenerationId(c.generation));
         let generations = self.generations.clone();
@@ -308,6 +322,15 @@ impl<'a> Rotation<'a> {
         if let Err(error) = blocking(move || generations.prune(&keep)).await {
             self.notes.push(format!("old generations stay: {error}"));
         }
+    }
+
+    fn standing(&self, state: &State) -> Option<Standing> {
+        let using = state.journal.using().into_iter().map(GenerationId);
+        Some(Standing {
+            using: self.generations.readings(using).ok()?,
+            newest: self.inputs.snapshot.readings(),
+            rejected: state.journal.is_quarantined(self.digest),
+        })
     }
 
     fn outcome(&self, state: &State) -> Outcome {
