@@ -144,7 +144,7 @@ impl World {
     fn generations(&self, kind: Kind, committed: u64, snapshot: &str) -> Result<(), String> {
         let state = StateDir::open_read_only(&self.agent.dir.join("state")).map_err(|e| e.to_string())?;
         let state = state.ok_or("there is no state")?;
-        let view = Generations::view(&state.generations(kind.name()), state.key());
+        let view = Generations::view(&state.generations(kind.name()), state.key(), None);
         let ids: Vec<u64> = view.ids().map_err(|e| e.to_string())?.iter().map(|id| id.0).collect();
         let mut retained = self.journal(kind)?.retained;
         retained.sort_unstable();

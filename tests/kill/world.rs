@@ -149,7 +149,7 @@ impl World {
     }
 
     pub fn journal(&self, kind: Kind) -> Result<Journal, String> {
-        let read = JournalFile::load(&JournalFile::<Journal>::new(&self.target_dir(kind)));
+        let read = JournalFile::load(&JournalFile::<Journal>::new(&self.target_dir(kind), None));
         read.map_err(|error| format!("journal of {}: {error}", kind.name())).map(Option::unwrap_or_default)
     }
 
