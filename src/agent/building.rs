@@ -61,6 +61,7 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
         clock: Arc::clone(&clock),
         dice: Arc::new(dice),
         on_reading: on_reading(audit.clone(), Arc::clone(&clock)),
+        keeping: state_dir.keeping(),
         cancel: cancel.clone(),
     };
     let watch = Watch::spawn(config, &stores, &prepared.uses, surroundings);

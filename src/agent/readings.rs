@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::model::{Config, TargetName};
 use crate::secret::{SecretName, Snapshot};
+use crate::state_dir::Keeping;
 use crate::store::StoreError;
 use crate::telemetry::mask::{self, Masked};
 use crate::watch::{self, Once, Stores, Surroundings, Uses};
@@ -31,7 +32,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub fn new(stores: Stores) -> Self {
+    pub fn new(stores: Stores, keeping: Keeping) -> Self {
         let masked: Arc<Mutex<Vec<Masked>>> = Arc::default();
         let hold = Arc::clone(&masked);
         let surroundings = Surroundings {
@@ -40,6 +41,7 @@ impl Reader {
             on_reading: Arc::new(move |_, reading| {
                 hold.lock().unwrap_or_else(PoisonError::into_inner).push(mask::registry().reading(reading));
             }),
+            keeping,
             cancel: CancellationToken::new(),
         };
         Self { stores, surroundings, _masked: masked }

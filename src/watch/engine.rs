@@ -69,6 +69,7 @@ impl Engine {
     ) -> (Self, Arc<Mutex<State>>, mpsc::Sender<Command>) {
         let (tell, commands) = mpsc::channel(16);
         let state = Arc::new(Mutex::new(State::new(Instant::now())));
+        let memory = Memory::load(&config.state_dir, &surroundings.keeping);
         let mut engine = Self {
             state: Arc::clone(&state),
             surroundings,
@@ -76,7 +77,7 @@ impl Engine {
             reads: FuturesUnordered::new(),
             listeners: BTreeMap::new(),
             changes: mpsc::channel(16),
-            memory: Memory::load(&config.state_dir),
+            memory,
             unsaved: None,
             save_failed: false,
             faults: Faults::default(),

@@ -36,6 +36,7 @@ pub use once::{Once, read_once};
 
 use crate::config::model::{Config, StoreName, TargetName};
 use crate::secret::{Reading, SecretName, Snapshot, Version};
+use crate::state_dir::Keeping;
 use crate::store::{Store, StoreError};
 use state::State;
 
@@ -57,6 +58,8 @@ pub struct Surroundings {
     /// Called with every new reading before any target sees it (also with those that were remembered), so that its
     /// values can be masked. Must be quick.
     pub on_reading: OnReading,
+    /// How values may be kept in `state_dir`.
+    pub keeping: Keeping,
     /// Ends the watch.
     pub cancel: CancellationToken,
 }

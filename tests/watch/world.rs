@@ -12,6 +12,7 @@ use leasehold::config::model::{
     Config, HealthCheck, HealthConfig, Locator, OnUnhealthy, ReloadConfig, SecretConfig, Settle, TargetConfig,
 };
 use leasehold::secret::{Field, Fields, Reading, SecretName, Snapshot, Version};
+use leasehold::state_dir::Keeping;
 use leasehold::store::{Store, StoreError, StoreErrorKind};
 use leasehold::watch::{Stores, Surroundings, Uses, Watch, WatchHandle};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -154,6 +155,8 @@ pub struct World {
     pub step: Arc<AtomicI64>,
     pub seen: Arc<Mutex<Vec<(SecretName, Version)>>>,
     pub die: f64,
+    /// As on a tmpfs, where nothing else is said.
+    pub keeping: Keeping,
     origin: Instant,
 }
 
@@ -181,6 +184,7 @@ impl World {
             step: Arc::default(),
             seen: Arc::default(),
             die: 0.5,
+            keeping: Keeping::Clear,
             origin: Instant::now(),
         }
     }
@@ -197,6 +201,7 @@ impl World {
             on_reading: Arc::new(move |name, reading| {
                 seen.lock().unwrap().push((name.clone(), reading.version.clone()));
             }),
+            keeping: self.keeping.clone(),
             cancel: CancellationToken::new(),
         }
     }
