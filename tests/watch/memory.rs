@@ -172,10 +172,12 @@ async fn under_a_key_the_memory_is_sealed_and_a_restart_knows_the_version_before
     assert!(remembered(dir.path()).contains("canary1"));
     world.keeping = Keeping::of(Seal::new(&[1; 32]), false);
     let mut running = world.spawn();
-    running.target("t").next().await;
+    let mut target = running.target("t");
+    target.next().await;
     tokio::time::sleep(secs(30)).await;
     assert!(is_sealed(&fs::read(dir.path().join(FILE)).unwrap()), "by a start alone");
     shelf.set("a", "canary2");
+    target.next().await;
     for _ in 0..2 {
         running.stop().await;
         let bytes = fs::read(dir.path().join(FILE)).unwrap();
@@ -195,9 +197,10 @@ async fn on_a_disk_without_a_key_only_versions_and_times_are_remembered() {
     let shelf = Shelf::new(&[("a", "canary1")]);
     let mut world = World::new(dir.path(), &shelf, &[secret("a", DAY)], &[("t", &["a"])]);
     let running = world.spawn();
-    running.target("t").next().await;
+    let mut target = running.target("t");
+    target.next().await;
     shelf.set("a", "canary2");
-    assert_eq!(values(&running.target("t").next().await.0), ["a=canary2", "previous.a=canary1"]);
+    assert_eq!(values(&target.next().await.0), ["a=canary2", "previous.a=canary1"]);
     running.stop().await;
     assert!(remembered(dir.path()).contains("\"canary1\""));
 
