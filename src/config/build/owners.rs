@@ -35,6 +35,7 @@ impl Builder<'_> {
     pub(super) fn owners(&mut self, raw: &RawConfig, config: &Config) {
         let mut claims = self.own_claims(raw, config);
         if let (Some(key), Some(path)) = (raw.state_key.get(), &config.state_key)
+            && !raw.state_dir.0.is_empty()
             && path.starts_with(&config.state_dir)
         {
             let message = "state_key.file: the key lies inside state_dir, beside what it locks";
