@@ -63,7 +63,7 @@ impl World {
     }
 
     fn journal(&self, target: &str) -> Journal {
-        JournalFile::new(&self.path("state/targets").join(target)).load().unwrap().unwrap()
+        JournalFile::new(&self.path("state/targets").join(target), None).load().unwrap().unwrap()
     }
 
     fn generations(&self, target: &str) -> usize {
@@ -135,7 +135,7 @@ async fn a_generation_that_was_proven_stays_the_refuge() {
     let world = World::new(&plain());
     world.password(OLD);
     world.once().await;
-    let file = JournalFile::<Journal>::new(&world.path("state/targets/app"));
+    let file = JournalFile::<Journal>::new(&world.path("state/targets/app"), None);
     let mut journal = file.load().unwrap().unwrap();
     journal.committed.as_mut().unwrap().proven = true;
     file.store(&journal).unwrap();

@@ -14,7 +14,7 @@ use super::trial::Trying;
 use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::durable::FileError;
 use crate::failpoint;
-use crate::generation::{GenerationId, Generations, Manifest, Origin, PublishError, Published};
+use crate::generation::{GenerationId, Generations, Manifest, Origin, Plain, PublishError, Published};
 use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::Exit;
@@ -98,17 +98,26 @@ impl Hands {
             Some((staged, inputs)) if *staged == generation => Arc::clone(inputs),
             _ => return Answer::for_now(format!("generation {generation} was staged by another life of the agent")),
         };
-        let staged = match self.generations.staged(GenerationId(generation)) {
-            Ok(staged) => staged,
+        let plain = match self.plain(generation).await {
+            Ok(plain) => plain,
             Err(error) => return Answer::for_now(error),
         };
-        let paths: Vec<_> = (0..self.target.files.len()).filter_map(|i| staged.file_path(i)).collect();
+        let paths = plain.as_ref().map_or(&[][..], Plain::files);
         let (target, inherit) = (&self.target, &self.probe.inherit);
-        match verify::verify(&inputs.renderer, &inputs.snapshot, &paths, target, inherit).await {
+        match verify::verify(&inputs.renderer, &inputs.snapshot, paths, target, inherit).await {
             Ok(()) => Answer::of(Event::Done),
             Err(error) if error.for_good => Answer::for_good(error.message),
             Err(error) => Answer::for_now(error.message),
         }
+    }
+
+    /// The files for `check` commands, where there are any.
+    async fn plain(&mut self, generation: Generation) -> Result<Option<Plain>, FileError> {
+        if self.target.files.iter().all(|file| file.check.is_none()) {
+            return Ok(None);
+        }
+        let generations = self.generations.clone();
+        blocking(move || generations.plain(GenerationId(generation))).await.map(Some)
     }
 
     async fn save(&mut self, journal: Journal) -> Answer {

@@ -101,15 +101,18 @@ impl Life {
         let name = target.name.to_string();
         let state_error = |source| DriverError::State { target: name.clone(), source };
         let dir = state_dir.make_target(&name).map_err(state_error)?;
-        let generations = Generations::open(&state_dir.generations(&name), state_dir.key()).map_err(state_error)?;
-        let file = JournalFile::new(&dir);
+        let seal = state_dir.seal(&name);
+        let generations = Generations::open(&state_dir.generations(&name), state_dir.key(), seal.as_ref());
+        let generations = generations.map_err(state_error)?;
+        let file = JournalFile::new(&dir, seal);
         let journal = load_journal(&file).map_err(state_error)?;
         let context = context_for(&assignment, &surroundings.reload);
         let reload = reload::build(&target.reload, &context)
             .map_err(|source| DriverError::Reload { target: name.clone(), source })?;
         let forward = Arc::new(Mutex::new(reload.forward()));
         let committed = journal.committed.and_then(|c| generations.manifest(GenerationId(c.generation)).ok());
-        let mut record = Record::open(&dir, &name, committed.clone(), &surroundings).map_err(state_error)?;
+        let mut record =
+            Record::open(&dir, &generations, &name, committed.clone(), &surroundings).map_err(state_error)?;
         let published = Arc::new(AtomicBool::new(false));
         let hands = Hands {
             target: Arc::clone(&target),

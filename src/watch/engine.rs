@@ -75,6 +75,7 @@ impl Engine {
         let mut state = State::new(now.mono);
         let keeper = Keeper::open(&mut state, config, stores, uses, &surroundings, now);
         let state = Arc::new(Mutex::new(state));
+        let memory = Memory::load(&config.state_dir, &surroundings.keeping);
         let mut engine = Self {
             state: Arc::clone(&state),
             surroundings,
@@ -82,7 +83,7 @@ impl Engine {
             reads: FuturesUnordered::new(),
             listeners: BTreeMap::new(),
             changes: mpsc::channel(16),
-            memory: Memory::load(&config.state_dir),
+            memory,
             keeper,
             unsaved: None,
             save_failed: false,

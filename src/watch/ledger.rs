@@ -100,7 +100,7 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::default(),
             Err(error) => return self.unread(&error),
         };
-        let opened = self.keeping.decode(PURPOSE, Path::new(FILE), bytes.to_vec());
+        let opened = self.keeping.decode(PURPOSE, Path::new(FILE), bytes);
         match opened.map_err(|error| error.to_string()).and_then(|bytes| parse(bytes.expose(), now)) {
             Ok(found) => found,
             Err(why) => self.unread(&why),

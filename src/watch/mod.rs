@@ -65,7 +65,7 @@ pub struct Surroundings {
     /// Called with every new reading before any target sees it (also with those that were remembered), so that its
     /// values can be masked. Must be quick.
     pub on_reading: OnReading,
-    /// How what is held is kept in the state directory.
+    /// How values may be kept in `state_dir`.
     pub keeping: Keeping,
     /// Ends the watch.
     pub cancel: CancellationToken,

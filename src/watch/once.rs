@@ -46,7 +46,7 @@ pub async fn read_once(
 ) -> Result<BTreeMap<TargetName, Snapshot>, Vec<(SecretName, StoreError)>> {
     let now = || Now { wall: (surroundings.clock)(), mono: Instant::now() };
     let until = (!once.wait.is_zero()).then(|| Instant::now() + once.wait);
-    let mut memory = Memory::load(&config.state_dir);
+    let mut memory = Memory::load(&config.state_dir, &surroundings.keeping);
     memory.retain(&config.secrets, now());
     let (mut slots, mut faults) = slots(config, stores, uses, &mut memory, now());
     for (name, slot) in &slots {

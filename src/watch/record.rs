@@ -127,6 +127,12 @@ impl Record {
         })
     }
 
+    /// What may be written where no value may.
+    pub(super) fn without_values(self) -> Self {
+        let previous = self.previous.map(|before| Before { fields: None, ..before });
+        Self { fields: None, previous, ..self }
+    }
+
     pub(super) fn into_overlap(self, lasts: Duration, now: Now) -> Overlap {
         let reading = |fields: Option<Values>, version: &Version| {
             let values = fields.filter(|_| !lasts.is_zero())?;

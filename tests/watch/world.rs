@@ -155,6 +155,7 @@ pub struct World {
     pub step: Arc<AtomicI64>,
     pub seen: Arc<Mutex<Vec<(SecretName, Version)>>>,
     pub die: f64,
+    /// As on a tmpfs, where nothing else is said.
     pub keeping: Keeping,
     origin: Instant,
 }

@@ -78,7 +78,11 @@ async fn attempt(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> Res
         true => Some(dry_run::Shown::new(options, &key, env).map_err(faulty)?),
         false => None,
     };
-    let job = Job { options, prepared: &prepared, state: state.as_ref(), shown, until };
+    let keeping = match &state {
+        Some(state) => state.keeping(),
+        None => looked_at(&prepared).map_err(|error| failed(options, &error))?,
+    };
+    let job = Job { options, prepared: &prepared, state: state.as_ref(), shown, keeping, until };
     let mut report = Report { warnings: prepared.warnings.clone(), dry_run: options.dry_run, ..Report::default() };
     job.run(&uses, &key, &mut report).await;
     report.targets.sort_by(|a, b| a.target.cmp(&b.target));
@@ -91,6 +95,11 @@ fn reading_key(prepared: &Prepared, scratch: &Key) -> Key {
         Ok(Some(state)) => state.key().clone(),
         Ok(None) | Err(_) => scratch.clone(),
     }
+}
+
+fn looked_at(prepared: &Prepared) -> Result<Keeping, FileError> {
+    let Config { state_dir, state_key, .. } = &prepared.loaded.config;
+    Keeping::look(state_dir, state_key.as_deref())
 }
 
 fn failed(options: &Options, error: &FileError) -> Report {
@@ -122,6 +131,7 @@ struct Job<'a> {
     state: Option<&'a StateDir>,
     /// What a dry run shows.
     shown: Option<dry_run::Shown>,
+    keeping: Keeping,
     until: Instant,
 }
 
@@ -130,11 +140,8 @@ impl Job<'_> {
     async fn run(&self, uses: &Uses, key: &Key, report: &mut Report) {
         let config = &self.prepared.loaded.config;
         let remember = self.state.is_some();
-        let keeping = match self.state {
-            Some(state) => state.keeping(),
-            None => Keeping::look(&config.state_dir, config.state_key.as_deref()).unwrap_or(Keeping::Nothing),
-        };
-        let reader = Reader::new(config, watch::build(config, key), &self.prepared.uses, keeping, remember);
+        let stores = watch::build(config, key);
+        let reader = Reader::new(config, stores, &self.prepared.uses, self.keeping.clone(), remember);
         let first = reader.read(config, uses, Once { wait: Duration::ZERO, remember }).await;
         self.targets(&first, &reader, report).await;
         let mut errors = first.errors;

@@ -15,7 +15,7 @@ use crate::agent::problem::{Class, Problem};
 use crate::config::Loaded;
 use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::durable::FileError;
-use crate::generation::{GenerationId, Generations, Manifest, Origin, Staged};
+use crate::generation::{GenerationId, Generations, Manifest, Origin, Plain, Staged};
 use crate::journal::JournalFile;
 use crate::process::Inherit;
 use crate::render::{Rendered, Renderer};
@@ -106,7 +106,7 @@ struct Rotation<'a> {
     committed: Option<Committed>,
     /// Generations whose files may be live.
     live: BTreeSet<Generation>,
-    staged: Option<Staged>,
+    staged: Option<GenerationId>,
     written: BTreeSet<PathBuf>,
     created: BTreeSet<PathBuf>,
     notes: Vec<String>,
@@ -117,12 +117,13 @@ struct Rotation<'a> {
 impl<'a> Rotation<'a> {
     async fn open(loaded: &'a Loaded, state: &StateDir, inputs: Inputs<'a>) -> Result<Self, FileError> {
         let dir = state.make_target(&inputs.target.name)?;
-        let journal = Arc::new(JournalFile::<Journal>::new(&dir));
+        let seal = state.seal(&inputs.target.name);
+        let journal = Arc::new(JournalFile::<Journal>::new(&dir, seal.clone()));
         let (folder, key) = (state.generations(&inputs.target.name), state.key().clone());
         let file = Arc::clone(&journal);
         let (found, generations) = blocking(move || {
             let found = file.load()?.unwrap_or_default();
-            Ok::<_, FileError>((found, Generations::open(&folder, &key)?))
+            Ok::<_, FileError>((found, Generations::open(&folder, &key, seal.as_ref())?))
         })
         .await?;
         let named = found.committed.into_iter().chain(found.refuge).map(|c| c.generation);
@@ -240,7 +241,7 @@ impl<'a> Rotation<'a> {
         match blocking(move || stage(&generations, &rendered, origin, committed)).await {
             Ok(Some(staged)) => {
                 let id = staged.id();
-                self.staged = Some(staged);
+                self.staged = Some(id);
                 Event::Staged(id.0)
             }
             Ok(None) => Event::Unchanged,
@@ -250,13 +251,15 @@ impl<'a> Rotation<'a> {
 
     async fn verify(&mut self) -> Event {
         let Inputs { target, renderer, snapshot, until } = self.inputs;
-        let staged = self.staged.as_ref();
-        let paths: Vec<PathBuf> =
-            (0..target.files.len()).filter_map(|i| staged.and_then(|staged| staged.file_path(i))).collect();
+        let plain = match self.plain().await {
+            Ok(plain) => plain,
+            Err(error) => return self.answer(Err(error)),
+        };
+        let paths = plain.as_ref().map_or(&[][..], Plain::files);
         let withhold = self.loaded.confidential.auth_variables.clone();
         let inherit = Inherit { withhold, pass: target.pass_env.clone() };
         loop {
-            let error = match verify::verify(renderer, snapshot, &paths, target, &inherit).await {
+            let error = match verify::verify(renderer, snapshot, paths, target, &inherit).await {
                 Ok(()) => return Event::Done,
                 Err(error) => error,
             };
@@ -267,6 +270,14 @@ impl<'a> Rotation<'a> {
             }
             return self.fail(problem(self.loaded, target, Class::of_verify(&error), &error));
         }
+    }
+
+    /// The staged files for `check` commands, where there are any.
+    async fn plain(&self) -> Result<Option<Plain>, FileError> {
+        let checked = self.inputs.target.files.iter().any(|file| file.check.is_some());
+        let Some(staged) = self.staged.filter(|_| checked) else { return Ok(None) };
+        let generations = self.generations.clone();
+        blocking(move || generations.plain(staged)).await.map(Some)
     }
 
     async fn publish(&mut self, generation: Generation) -> Event {
