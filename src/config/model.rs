@@ -56,7 +56,7 @@ pub struct FileStore {
 }
 
 /// `type: vault`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct VaultStore {
     /// Base URL, or `unix:///path`.
     pub address: String,
@@ -99,18 +99,22 @@ pub struct Limits {
 pub struct TlsConfig {
     /// PEM file with the CA certificates to trust instead of the system's.
     pub ca_cert: Option<PathBuf>,
+    /// Folder of such files, where there is no `ca_cert` (only from `VAULT_CAPATH`).
+    pub ca_path: Option<PathBuf>,
     /// PEM file with the client certificate chain.
     pub client_cert: Option<PathBuf>,
     /// PEM file with the client key.
     pub client_key: Option<PathBuf>,
     /// Name to verify instead of the address's host.
     pub server_name: Option<String>,
+    /// Trust whoever answers (only from `VAULT_SKIP_VERIFY`; the config warns).
+    pub skip_verify: bool,
 }
 
 /// `auth` of a Vault store.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum VaultAuth {
-    /// A token from the config, or (None) from `VAULT_TOKEN`.
+    /// A token from the config or `VAULT_TOKEN`, or (None) from `~/.vault-token`, where `vault login` leaves it.
     Token {
         /// The token.
         token: Option<SecretBytes>,

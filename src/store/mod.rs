@@ -1,6 +1,8 @@
 //! Where secrets come from: the trait that every store implements, and what can go wrong.
 
+mod canonical;
 pub mod file;
+pub mod vault;
 
 use std::time::Duration;
 

@@ -1,15 +1,20 @@
 //! From a store's config to the store: one arm a type.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use ring::rand::SecureRandom;
 
 use super::Stores;
 use crate::config::model::{Config, Locator, StoreConfig, StoreName};
 use crate::digest::Key;
 use crate::secret::Reading;
 use crate::store::file::FileStore;
+use crate::store::vault::{Senses, VaultStore};
 use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::telemetry::mask;
 
 /// Every store that the config declares. Opens, connects to and watches nothing yet.
 pub fn build(config: &Config, key: &Key) -> Stores {
@@ -23,6 +28,7 @@ pub fn rebuild(old: &Config, stores: &Stores, new: &Config, key: &Key) -> Stores
         let same = match (old.stores.get(name)?, store) {
             (StoreConfig::File(old), StoreConfig::File(new)) => old == new,
             (StoreConfig::Aws(old), StoreConfig::Aws(new)) => old == new,
+            (StoreConfig::Vault(old), StoreConfig::Vault(new)) => old == new,
             (StoreConfig::Vault(_), _) | (StoreConfig::File(_), _) | (StoreConfig::Aws(_), _) => false,
         };
         stores.get(name).filter(|_| same).map(Arc::clone)
@@ -36,8 +42,27 @@ pub fn rebuild(old: &Config, stores: &Stores, new: &Config, key: &Key) -> Stores
 fn one(name: &StoreName, config: &StoreConfig, key: &Key) -> Arc<dyn Store> {
     match config {
         StoreConfig::File(file) => Arc::new(FileStore::new(name.clone(), file.path.clone(), key.clone())),
-        StoreConfig::Vault(_) => Arc::new(NotBuilt { name: name.clone(), kind: "vault" }),
+        StoreConfig::Vault(vault) => Arc::new(VaultStore::new(name.clone(), vault, key.clone(), senses())),
         StoreConfig::Aws(_) => Arc::new(NotBuilt { name: name.clone(), kind: "aws-secrets-manager" }),
+    }
+}
+
+/// What Vault's store perceives: the machine's clock and dice, and the log's mask for tokens and secret ids.
+fn senses() -> Senses {
+    Senses {
+        clock: Arc::new(Timestamp::now),
+        dice: Arc::new(dice),
+        learn: Arc::new(|secret| Box::new(mask::registry().value(secret.expose()))),
+        home: std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
+    }
+}
+
+/// A random number in `[0, 1)`; the middle where the system has none to give.
+fn dice() -> f64 {
+    let mut bytes = [0u8; 4];
+    match ring::rand::SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
+        Err(_) => 0.5,
     }
 }
 
@@ -53,7 +78,7 @@ impl Store for NotBuilt {
             Err(StoreError {
                 kind: StoreErrorKind::NotBuilt,
                 message: format!(
-                    "store {}: type {} is not built yet; only file stores can be read",
+                    "store {}: type {} is not built yet; file and vault stores can be read",
                     self.name, self.kind
                 ),
                 retry_after: None,

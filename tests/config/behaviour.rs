@@ -178,7 +178,10 @@ fn vaults_own_environment_stands_in_for_what_is_not_set() {
         "VAULT_ADDR" => Some("https://v:8200".to_owned()),
         "VAULT_NAMESPACE" => Some("team/".to_owned()),
         "VAULT_CACERT" => Some("/ca.pem".to_owned()),
-        "VAULT_SKIP_VERIFY" => Some("1".to_owned()),
+        "BAO_CAPATH" => Some("/cas".to_owned()),
+        "VAULT_TOKEN" => Some("hvs.token\n".to_owned()),
+        "VAULT_CLIENT_TIMEOUT" => Some("90".to_owned()),
+        "VAULT_SKIP_VERIFY" => Some("true".to_owned()),
         _ => None,
     };
     let inputs = Inputs { file: Path::new("/c/agent.yaml"), env: &env, users: &Accounts, command: None };
@@ -186,7 +189,31 @@ fn vaults_own_environment_stands_in_for_what_is_not_set() {
     let StoreConfig::Vault(vault) = &loaded.config.stores["v"] else { panic!() };
     assert_eq!((vault.address.as_str(), vault.namespace.as_deref()), ("https://v:8200", Some("team")));
     assert_eq!(vault.tls.ca_cert.as_deref(), Some(Path::new("/ca.pem")));
-    assert!(loaded.warnings[0].to_string().contains("VAULT_SKIP_VERIFY is set, and ignored"));
+    assert_eq!(vault.tls.ca_path.as_deref(), Some(Path::new("/cas")), "OpenBao's own");
+    assert_eq!(vault.timeout, SECONDS(90));
+    assert!(matches!(&vault.auth, VaultAuth::Token { token: Some(token) } if token.expose() == b"hvs.token"));
+    assert!(vault.tls.skip_verify);
+    assert!(loaded.warnings[0].to_string().contains("NOT verified"));
+}
+
+#[test]
+fn vaults_switches_are_read_as_its_cli_reads_them() {
+    let text = "state_dir: s\nstores: {v: {type: vault, address: 'https://v'}}\ntargets: {a: {files: [{path: a.env, env: {A: 1}}]}}\n";
+    let with = |variable: &'static str, value: &'static str| {
+        let env = move |name: &str| (name == variable).then(|| value.to_owned());
+        let inputs = Inputs { file: Path::new("/c/agent.yaml"), env: &env, users: &Accounts, command: None };
+        parse(text.as_bytes(), Path::new("agent.yaml"), &inputs)
+    };
+    let skips = |value| {
+        let loaded = with("VAULT_SKIP_VERIFY", value).unwrap_or_else(|faults| panic!("{faults}"));
+        let StoreConfig::Vault(vault) = &loaded.config.stores["v"] else { panic!() };
+        assert_eq!(vault.tls.skip_verify, !loaded.warnings.is_empty(), "never without a word");
+        vault.tls.skip_verify
+    };
+    assert!(!skips("") && !skips("0") && !skips("false") && skips("1") && skips("T"));
+    assert!(with("VAULT_SKIP_VERIFY", "yes").is_err());
+    assert!(with("VAULT_CLIENT_TIMEOUT", "soon").is_err() && with("VAULT_CLIENT_TIMEOUT", "2m").is_ok());
+    assert!(with("VAULT_TOKEN", "two words").is_err());
 }
 
 #[test]

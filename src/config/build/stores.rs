@@ -1,5 +1,7 @@
 //! `stores`.
 
+use std::time::Duration;
+
 use reqwest::Url;
 
 use super::Builder;
@@ -9,6 +11,9 @@ use crate::config::model::{AwsStore, FileStore, Limits, StoreConfig, TlsConfig, 
 use crate::config::raw::stores::{RawAuth, RawAws, RawStore, RawTls, RawVault};
 use crate::config::scalar::Text;
 use crate::secret::SecretBytes;
+
+/// Bound on one request to Vault unless told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn owned(slot: &Slot<Text>) -> Option<String> {
     slot.get().map(|text| text.0.clone())
@@ -39,15 +44,52 @@ impl Builder<'_> {
         }
     }
 
+    /// A variable as OpenBao's CLI reads it: `BAO_…`, else `VAULT_…`, which is all that Vault's reads.
     fn env(&self, name: &str) -> Option<String> {
-        (self.inputs.env)(name).filter(|value| !value.is_empty())
+        let get = |prefix: &str| (self.inputs.env)(&format!("{prefix}_{name}")).filter(|value| !value.is_empty());
+        get("BAO").or_else(|| get("VAULT"))
+    }
+
+    /// VAULT_SKIP_VERIFY, as Go's strconv.ParseBool has it.
+    fn skip_verify(&mut self, place: Place, at: &str) -> bool {
+        match self.env("SKIP_VERIFY").as_deref() {
+            None | Some("0" | "f" | "F" | "false" | "False" | "FALSE") => false,
+            Some("1" | "t" | "T" | "true" | "True" | "TRUE") => {
+                let text = "VAULT_SKIP_VERIFY is set: the server's certificate is NOT verified, and anybody between may take \
+                            the token and every secret; unset it, and set tls.ca_cert";
+                self.d.warn(place, format!("{at}: {text}"));
+                true
+            }
+            Some(_) => {
+                self.d.fault(place, format!("{at}: VAULT_SKIP_VERIFY is neither true nor false"));
+                false
+            }
+        }
+    }
+
+    /// VAULT_CLIENT_TIMEOUT: seconds, or a number with a unit.
+    fn client_timeout(&mut self, place: Place, at: &str) -> Option<Duration> {
+        let text = self.env("CLIENT_TIMEOUT")?;
+        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let factor = match unit {
+            "ms" => Some(1),
+            "" | "s" => Some(1000),
+            "m" => Some(60_000),
+            "h" => Some(3_600_000),
+            _ => None,
+        };
+        let millis = digits.parse::<u64>().ok().zip(factor).and_then(|(n, factor)| n.checked_mul(factor));
+        if millis.is_none_or(|millis| millis == 0) {
+            self.d.fault(place, format!("{at}: VAULT_CLIENT_TIMEOUT is not a duration; write it as 30s"));
+        }
+        millis.map(Duration::from_millis)
     }
 
     fn vault(&mut self, raw: &RawVault, at: &str) -> Option<VaultStore> {
         let (address, place, what) = match (raw.address.get(), raw.address.given()) {
             (Some(address), _) => (Some(address.0.clone()), raw.address.place(), format!("{at}.address")),
             (None, true) => return None,
-            (None, false) => (self.env("VAULT_ADDR"), raw.place, format!("{at}: VAULT_ADDR")),
+            (None, false) => (self.env("ADDR"), raw.place, format!("{at}: VAULT_ADDR")),
         };
         let Some(address) = address else {
             self.d.fault(raw.place, format!("missing key 'address' in {at}, and VAULT_ADDR is not set"));
@@ -59,11 +101,9 @@ impl Builder<'_> {
             Some(_) => self.d.fault(place, format!("{what}: a unix address is unix:///path")),
             None => self.url(&address, &["http", "https"], place, &what),
         }
-        if self.env("VAULT_SKIP_VERIFY").is_some() {
-            self.d.warn(raw.place, format!("{at}: VAULT_SKIP_VERIFY is set, and ignored: certificates are verified"));
-        }
         let tls = self.tls(&raw.tls, at);
-        let auth = self.auth(raw.auth.get(), &format!("{at}.auth"));
+        let tls = TlsConfig { skip_verify: self.skip_verify(raw.place, at), ..tls };
+        let auth = self.auth(raw.auth.get(), raw.place, &format!("{at}.auth"));
         if matches!(auth, VaultAuth::Cert { .. })
             && tls.client_cert.is_none()
             && raw.tls.given() == raw.tls.get().is_some()
@@ -71,13 +111,15 @@ impl Builder<'_> {
             let message = format!("{at}.auth: type cert needs tls.client_cert and tls.client_key");
             self.d.fault(raw.auth.place(), message);
         }
-        let namespace = owned(&raw.namespace).or_else(|| self.env("VAULT_NAMESPACE"));
+        let namespace = owned(&raw.namespace).or_else(|| self.env("NAMESPACE"));
         let namespace = namespace.map(|name| name.trim_matches('/').to_owned()).filter(|name| !name.is_empty());
         let limits = raw.limits.get().map_or(Limits { in_flight: 8, per_second: 20 }, |limits| Limits {
             in_flight: usize::try_from(limits.in_flight.0).unwrap_or(1),
             per_second: u32::try_from(limits.per_second.0).unwrap_or(1),
         });
-        let (on_stop, lease_check, timeout) = (*raw.on_stop, raw.lease_check.0, raw.timeout.0);
+        let (on_stop, lease_check) = (*raw.on_stop, raw.lease_check.0);
+        let timeout = raw.timeout.get().map(|timeout| timeout.0).or_else(|| self.client_timeout(raw.place, at));
+        let timeout = timeout.unwrap_or(TIMEOUT);
         Some(VaultStore { address, namespace, tls, auth, on_stop, lease_check, limits, timeout })
     }
 
@@ -86,11 +128,14 @@ impl Builder<'_> {
         let path = |own: Option<&Slot<_>>, variable: &str| {
             own.and_then(|own| self.maybe_path(own)).or_else(|| self.env(variable).map(Into::into))
         };
+        let ca_path = self.env("CAPATH").map(Into::into);
         let tls = TlsConfig {
-            ca_cert: path(raw.map(|raw| &raw.ca_cert), "VAULT_CACERT"),
-            client_cert: path(raw.map(|raw| &raw.client_cert), "VAULT_CLIENT_CERT"),
-            client_key: path(raw.map(|raw| &raw.client_key), "VAULT_CLIENT_KEY"),
-            server_name: raw.and_then(|raw| owned(&raw.server_name)).or_else(|| self.env("VAULT_TLS_SERVER_NAME")),
+            ca_path,
+            skip_verify: false,
+            ca_cert: path(raw.map(|raw| &raw.ca_cert), "CACERT"),
+            client_cert: path(raw.map(|raw| &raw.client_cert), "CLIENT_CERT"),
+            client_key: path(raw.map(|raw| &raw.client_key), "CLIENT_KEY"),
+            server_name: raw.and_then(|raw| owned(&raw.server_name)).or_else(|| self.env("TLS_SERVER_NAME")),
         };
         if tls.client_cert.is_some() != tls.client_key.is_some() {
             self.d.fault(slot.place(), format!("{at}.tls: client_cert and client_key go together"));
@@ -98,10 +143,11 @@ impl Builder<'_> {
         tls
     }
 
-    fn auth(&mut self, raw: Option<&RawAuth>, at: &str) -> VaultAuth {
+    fn auth(&mut self, raw: Option<&RawAuth>, place: Place, at: &str) -> VaultAuth {
         match raw {
-            None => VaultAuth::Token { token: None },
-            Some(RawAuth::Token(raw)) => VaultAuth::Token { token: self.token(&raw.token, at) },
+            None => VaultAuth::Token { token: self.given_token(place, at) },
+            Some(RawAuth::Token(raw)) if raw.token.given() => VaultAuth::Token { token: self.token(&raw.token, at) },
+            Some(RawAuth::Token(_)) => VaultAuth::Token { token: self.given_token(place, at) },
             Some(RawAuth::TokenFile(raw)) => VaultAuth::TokenFile { path: self.path(&raw.path) },
             Some(RawAuth::AppRole(raw)) => {
                 if *raw.wrapped && !raw.secret_id_file.given() {
@@ -136,6 +182,16 @@ impl Builder<'_> {
                 header_value: owned(&raw.header_value),
             },
         }
+    }
+
+    /// VAULT_TOKEN.
+    fn given_token(&mut self, place: Place, at: &str) -> Option<SecretBytes> {
+        let token = self.env("TOKEN")?;
+        let token = token.trim();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            self.d.fault(place, format!("{at}: VAULT_TOKEN holds what no token holds (spaces, line breaks)"));
+        }
+        Some(SecretBytes::from(token))
     }
 
     fn token(&mut self, slot: &Slot<Text>, at: &str) -> Option<SecretBytes> {

@@ -31,7 +31,7 @@ record! {
         namespace: Option<Text>,
         /// TLS settings; by default those of VAULT_CACERT, VAULT_CLIENT_CERT, VAULT_CLIENT_KEY and VAULT_TLS_SERVER_NAME.
         tls: Option<RawTls>,
-        /// How to log in; by default with the token in VAULT_TOKEN.
+        /// How to log in; by default with the token in VAULT_TOKEN, else the one in `~/.vault-token`.
         auth: Option<RawAuth>,
         /// What becomes of leases when the agent stops.
         on_stop: OnStop = "keep",
@@ -39,8 +39,8 @@ record! {
         lease_check: Span<0> = "60s",
         /// How hard the server may be asked.
         limits: Option<RawLimits>,
-        /// Bound on one request.
-        timeout: Span<1> = "30s",
+        /// Bound on one request; by default VAULT_CLIENT_TIMEOUT, else 30s.
+        timeout: Option<Span<1>>,
     }
 }
 
@@ -85,7 +85,7 @@ union! {
 record! {
     /// With a token.
     pub struct RawToken {
-        /// The token; by default VAULT_TOKEN. Better `${VAR}` than the token itself.
+        /// The token; by default VAULT_TOKEN, else the one in `~/.vault-token`. Better `${VAR}` than the token itself.
         token: Option<Text>,
     }
 }

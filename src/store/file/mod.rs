@@ -14,7 +14,6 @@
 //!
 //! It is read-only, does not decrypt, and does not follow `poll` by itself.
 
-mod canonical;
 pub mod dotenv;
 mod json;
 mod parse;
@@ -34,7 +33,7 @@ use crate::config::model::{Locator, StoreName};
 use crate::digest::Key;
 use crate::pathwatch::PathWatch;
 use crate::secret::{Field, Fields, Reading, SecretBytes};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::{Store, StoreError, StoreErrorKind, canonical};
 
 /// A file or folder as a store. See the module's documentation for what is read, and how.
 ///

@@ -1,0 +1,417 @@
+//! The session: one token at a time, got by one login at a time, renewed, replaced before its end, told apart from a
+//! denial when it is dead, and kept over a restart.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest, RevokeTokenSelfRequest};
+
+use super::call::Call;
+use super::judge;
+use super::login::{self, Entered};
+use super::owners::Owners;
+use super::saved::{Saved, SavedToken, Unwrapped};
+use super::senses::Known;
+use super::server::Server;
+use super::tls::Stamps;
+use super::token::{Care, Grant, Life};
+use super::{credentials, given};
+use crate::config::model::VaultAuth;
+use crate::digest::Key;
+use crate::schedule::Backoff;
+use crate::secret::SecretBytes;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// A token file is looked at this often.
+const FOLLOW: Duration = Duration::from_secs(30);
+/// A token that was looked up within this is not looked up again.
+const LOOKED: Duration = Duration::from_secs(2);
+/// A denial of a token this young is a denial, where the server does not say what it is.
+const YOUNG: Duration = Duration::from_secs(30);
+
+/// A token in use.
+pub(super) struct Token {
+    pub value: SecretBytes,
+    /// Its accessor, or a digest where it has none: what its leases are written down under.
+    pub owner: String,
+    /// Got by a login, not given.
+    ours: bool,
+    since: Duration,
+    _known: Known,
+}
+
+/// See the module.
+pub(super) struct Session {
+    pub server: Arc<Server>,
+    auth: VaultAuth,
+    key: Key,
+    /// Whose session it is: see [`Saved::of`].
+    of: String,
+    origin: Instant,
+    state: Mutex<State>,
+    /// One login, renewal or look-up at a time.
+    entering: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<(Arc<Token>, Life)>,
+    /// Of an earlier life, not tried yet.
+    resumed: Option<SavedToken>,
+    unwrapped: Option<Unwrapped>,
+    _secret_id: Option<Known>,
+    owners: Owners,
+    /// Ours, replaced before their end, with when that is.
+    replaced: Vec<(Arc<Token>, Option<Duration>)>,
+    failure: Option<Failure>,
+    /// When the current token was last found alive.
+    alive_at: Option<Duration>,
+    /// A given token that was found dead.
+    dead: Option<SecretBytes>,
+    /// A token fresh from a login was denied, and might not look itself up: denials say nothing of the token.
+    ambiguous: bool,
+}
+
+struct Failure {
+    error: StoreError,
+    until: Duration,
+    backoff: Backoff,
+    stamps: Stamps,
+}
+
+impl Session {
+    pub fn new(server: Arc<Server>, auth: VaultAuth, key: Key, of: String) -> Self {
+        let (origin, state) = (Instant::now(), Mutex::default());
+        Self { server, auth, key, of, origin, state, entering: tokio::sync::Mutex::default() }
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn die(&self) -> f64 {
+        (self.server.senses.dice)()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The leases' book, with the time by which it counts.
+    pub fn owners<T>(&self, with: impl FnOnce(&mut Owners, Duration) -> T) -> T {
+        let now = self.now();
+        with(&mut self.state().owners, now)
+    }
+
+    fn live(&self) -> Option<Arc<Token>> {
+        let state = self.state();
+        state.current.as_ref().filter(|(_, life)| !life.ended(self.now())).map(|(token, _)| Arc::clone(token))
+    }
+
+    /// The token; logs in where there is none.
+    pub async fn token(&self) -> Result<Arc<Token>, StoreError> {
+        if let Some(token) = self.live() {
+            return Ok(token);
+        }
+        let _one = self.entering.lock().await;
+        match self.live() {
+            Some(token) => Ok(token),
+            None => self.enter().await,
+        }
+    }
+
+    /// Gets a token, whatever stands. The caller holds `entering`.
+    async fn enter(&self) -> Result<Arc<Token>, StoreError> {
+        let stamps = credentials::stamps(&self.auth);
+        let resting = self.state().failure.as_ref().and_then(|failure| {
+            let left = failure.until.saturating_sub(self.now());
+            (!left.is_zero() && failure.stamps == stamps).then(|| judge::later(failure.error.clone(), left))
+        });
+        if let Some(error) = resting {
+            return Err(error);
+        }
+        match self.obtain().await {
+            Ok((entered, ours, first)) => {
+                self.state().failure = None;
+                Ok(self.install(entered, ours, first))
+            }
+            Err(error) => {
+                // What may pass by itself is tried again soon; a refusal costs the server something each time.
+                let cap = if error.kind == StoreErrorKind::Unavailable { 15 } else { 60 };
+                let (now, die) = (self.now(), self.die());
+                let mut state = self.state();
+                let before =
+                    state.failure.take().filter(|failure| failure.stamps == stamps).map(|failure| failure.backoff);
+                let mut backoff =
+                    before.unwrap_or_else(|| Backoff::new(Duration::from_secs(1), Duration::from_secs(cap)));
+                let until = now + backoff.fail(die, error.retry_after);
+                state.failure = Some(Failure { error: error.clone(), until, backoff, stamps });
+                Err(error)
+            }
+        }
+    }
+
+    async fn obtain(&self) -> Result<(Entered, bool, Option<Duration>), StoreError> {
+        if let Some(value) = given::token(&self.server, &self.auth).await? {
+            let dead = self.state().dead.as_ref() == Some(&value);
+            let grant = if dead { None } else { self.look(&value).await? };
+            return match grant {
+                Some(grant) => Ok((Entered { value, grant }, false, None)),
+                None => {
+                    self.state().dead = Some(value);
+                    Err(given::dead(&self.server.name, &self.auth))
+                }
+            };
+        }
+        let resumed = self.state().resumed.take();
+        if let Some(resumed) = resumed {
+            let value = SecretBytes::from(resumed.value.as_str());
+            let _known = (self.server.senses.learn)(&value);
+            match self.look(&value).await {
+                Ok(Some(grant)) => {
+                    let first = Duration::from_secs(resumed.first_seconds);
+                    return Ok((Entered { value, grant }, true, Some(first)));
+                }
+                Ok(None) => tracing::info!(store = %self.server.name, "the token of before is dead; logging in"),
+                Err(error) => {
+                    self.state().resumed = Some(resumed);
+                    return Err(error);
+                }
+            }
+        }
+        let before = self.state().unwrapped.clone();
+        let unwrapped = login::unwrap(&self.server, &self.key, &self.auth, before.as_ref()).await?;
+        let secret_id = unwrapped.as_ref().map(|unwrapped| SecretBytes::from(unwrapped.secret_id.as_str()));
+        {
+            // Kept before it is used: whatever becomes of the login, the wrapping token is spent.
+            let mut state = self.state();
+            state._secret_id = secret_id.as_ref().map(|id| (self.server.senses.learn)(id));
+            state.unwrapped = unwrapped;
+        }
+        let entered = login::login(&self.server, &self.auth, secret_id.as_ref()).await?;
+        Ok((entered, true, None))
+    }
+
+    /// What the server says of a token; None: it is dead. One that may not look itself up is taken to be alive, without end.
+    async fn look(&self, value: &SecretBytes) -> Result<Option<Grant>, StoreError> {
+        let call = self.call(&LookupTokenSelfRequest {}, value)?;
+        let answer = self.server.ask(&call, Some(value)).await?;
+        match answer.status {
+            200..=299 => Ok(Some(Grant::of_look_up(&answer.json()["data"]))),
+            _ if certainly_dead(&answer.errors()) => Ok(None),
+            _ => {
+                tracing::debug!(store = %self.server.name, status = answer.status, "the token may not look itself up");
+                let dead = self.state().dead.as_ref() == Some(value);
+                Ok((!dead).then(|| Grant { ttl: None, renewable: false, accessor: String::new() }))
+            }
+        }
+    }
+
+    fn call(&self, endpoint: &impl rustify::endpoint::Endpoint, token: &SecretBytes) -> Result<Call, StoreError> {
+        let call = Call::of(endpoint).map(|call| call.hiding(token));
+        call.ok_or_else(|| judge::error(&self.server.name, "auth/token", StoreErrorKind::Malformed, "no such request"))
+    }
+
+    fn install(&self, entered: Entered, ours: bool, first: Option<Duration>) -> Arc<Token> {
+        let (now, die) = (self.now(), self.die());
+        let Entered { value, grant } = entered;
+        let life = Life::new(&grant, first, now, die);
+        let owner = match grant.accessor.is_empty() {
+            true => self.key.digest("vault token").part(value.expose()).hex(8),
+            false => grant.accessor.clone(),
+        };
+        let known = (self.server.senses.learn)(&value);
+        let token = Arc::new(Token { value, owner, ours, since: now, _known: known });
+        tracing::info!(
+            store = %self.server.name, login = login::name(&self.auth), accessor = %grant.accessor,
+            ttl = ?grant.ttl, renewable = life.renewable, "session begun"
+        );
+        let mut state = self.state();
+        state.owners.token(&token.owner, &life);
+        state.alive_at = None;
+        state.replaced.retain(|(_, end)| end.is_none_or(|end| end > now));
+        if let Some((old, life)) = state.current.replace((Arc::clone(&token), life))
+            && old.ours
+            && old.value != token.value
+        {
+            state.owners.ends(&old.owner, life.end);
+            state.replaced.push((old, life.end));
+        }
+        token
+    }
+
+    /// After a 403: whether this token still lives, so that it is a denial. Where it is dead, the next [`Session::token`]
+    /// gets another.
+    pub async fn lives(&self, token: &Arc<Token>) -> Result<bool, StoreError> {
+        let _one = self.entering.lock().await;
+        let (now, is_current, looked, ambiguous) = {
+            let state = self.state();
+            let is_current = state.current.as_ref().is_some_and(|(current, _)| Arc::ptr_eq(current, token));
+            (self.now(), is_current, state.alive_at, state.ambiguous)
+        };
+        if !is_current {
+            return Ok(false);
+        }
+        // A file that was replaced meanwhile tells more than a look-up.
+        if let Some(value) = given::token(&self.server, &self.auth).await?
+            && value != token.value
+        {
+            self.forget(token, false);
+            return Ok(false);
+        }
+        if looked.is_some_and(|at| now.saturating_sub(at) < LOOKED) {
+            return Ok(true);
+        }
+        let call = self.call(&LookupTokenSelfRequest {}, &token.value)?;
+        let answer = self.server.ask(&call, Some(&token.value)).await?;
+        let young = now.saturating_sub(token.since) < YOUNG;
+        let lives = answer.is_success() || (!certainly_dead(&answer.errors()) && (ambiguous || young));
+        if lives {
+            let mut state = self.state();
+            state.alive_at = Some(self.now());
+            state.ambiguous |= !answer.is_success();
+        } else {
+            tracing::warn!(store = %self.server.name, "the token is dead: it was revoked, or has ended");
+            self.forget(token, true);
+        }
+        Ok(lives)
+    }
+
+    fn forget(&self, token: &Arc<Token>, dead: bool) {
+        let now = self.now();
+        let mut state = self.state();
+        state.current = None;
+        state.alive_at = None;
+        if dead {
+            state.owners.ends(&token.owner, Some(now));
+            if !token.ours {
+                state.dead = Some(token.value.clone());
+            }
+        }
+    }
+
+    /// See [`crate::store::Store::tend`].
+    pub async fn tend(&self) -> Result<Option<Duration>, StoreError> {
+        let token = self.token().await?;
+        let follows = given::follows(&self.auth);
+        let bound = |rest: Option<Duration>| if follows { Some(rest.unwrap_or(FOLLOW).min(FOLLOW)) } else { rest };
+        let _one = self.entering.lock().await;
+        if follows && given::token(&self.server, &self.auth).await?.is_some_and(|value| value != token.value) {
+            self.enter().await?;
+            return Ok(bound(self.rest()));
+        }
+        let Some(life) = self.life_of(&token) else { return Ok(Some(Duration::ZERO)) };
+        match life.care(self.now()) {
+            Care::Rest(rest) => return Ok(bound(rest)),
+            Care::Renew => {
+                let renewed = self.renew(&token, &life).await?;
+                if !renewed.renewable && renewed.end.is_some() && token.ours {
+                    tracing::info!(store = %self.server.name, "the token nears its maximum; logging in anew");
+                    self.enter().await?;
+                }
+            }
+            Care::Replace if token.ours => {
+                self.enter().await?;
+            }
+            Care::Replace => {
+                let left = life.end.unwrap_or_default().saturating_sub(self.now());
+                tracing::warn!(store = %self.server.name, ends_in = ?left, "the token that was given ends soon and cannot be renewed: give another");
+                return Ok(bound(Some(left.max(Duration::from_secs(1)))));
+            }
+        }
+        Ok(bound(self.rest()))
+    }
+
+    fn life_of(&self, token: &Arc<Token>) -> Option<Life> {
+        let state = self.state();
+        state.current.as_ref().filter(|(current, _)| Arc::ptr_eq(current, token)).map(|(_, life)| life.clone())
+    }
+
+    fn rest(&self) -> Option<Duration> {
+        match self.state().current.as_ref()?.1.care(self.now()) {
+            Care::Rest(rest) => rest,
+            Care::Renew | Care::Replace => Some(Duration::ZERO),
+        }
+    }
+
+    async fn renew(&self, token: &Arc<Token>, life: &Life) -> Result<Life, StoreError> {
+        let increment = Some(format!("{}s", life.first.as_secs()));
+        let call = self.call(&RenewTokenSelfRequest { increment }, &token.value)?;
+        let answer = self.server.ask(&call, Some(&token.value)).await?;
+        let renewed = match answer.status {
+            200..=299 => life.renewed(&Grant::of_auth(&answer.json()["auth"]), self.now(), self.die()),
+            403 if certainly_dead(&answer.errors()) => {
+                self.forget(token, true);
+                return Err(judge::refused(&self.server.name, &call, &answer));
+            }
+            // Denied or refused: it lives on, and will not be renewed.
+            _ => {
+                let why = judge::refused(&self.server.name, &call, &answer);
+                tracing::warn!(store = %self.server.name, "the token will not be renewed: {why}");
+                Life { renewable: false, ..life.clone() }
+            }
+        };
+        let mut state = self.state();
+        if let Some((_, life)) = state.current.as_mut().filter(|(current, _)| Arc::ptr_eq(current, token)) {
+            *life = renewed.clone();
+        }
+        state.owners.token(&token.owner, &renewed);
+        Ok(renewed)
+    }
+
+    /// See [`crate::store::Store::session`].
+    pub fn save(&self) -> Option<SecretBytes> {
+        let (now, wall) = (self.now(), (self.server.senses.clock)());
+        let state = self.state();
+        let current = state.current.as_ref().filter(|(token, _)| token.ours).map(|(token, life)| SavedToken {
+            value: token.value.expose_str().unwrap_or_default().to_owned(),
+            first_seconds: life.first.as_secs(),
+        });
+        let (ends, leases) = state.owners.save(now, wall);
+        let token = current.or_else(|| state.resumed.clone());
+        Saved { of: self.of.clone(), token, unwrapped: state.unwrapped.clone(), ends, leases }.write()
+    }
+
+    /// See [`crate::store::Store::resume`].
+    pub fn resume(&self, session: &SecretBytes) {
+        let Some(saved) = Saved::read(session, &self.of) else {
+            tracing::info!(store = %self.server.name, "the session of before is another's, and left alone");
+            return;
+        };
+        let (now, wall) = (self.now(), (self.server.senses.clock)());
+        let mut state = self.state();
+        state.resumed = saved.token.filter(|_| !given::is_given(&self.auth));
+        state.unwrapped = saved.unwrapped;
+        state.owners = Owners::resume(saved.ends, saved.leases, now, wall);
+    }
+
+    /// See [`crate::store::Store::close`].
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let _one = self.entering.lock().await;
+        let mut ending: Vec<SecretBytes> = Vec::new();
+        {
+            let mut state = self.state();
+            ending.extend(state.resumed.take().map(|token| SecretBytes::from(token.value)));
+            let ours = state.current.take_if(|(token, _)| token.ours);
+            ending.extend(ours.map(|(token, _)| token.value.clone()));
+            ending.extend(state.replaced.drain(..).map(|(token, _)| token.value.clone()));
+        }
+        let mut outcome = Ok(());
+        for value in ending {
+            let call = self.call(&RevokeTokenSelfRequest {}, &value)?;
+            let revoked = match self.server.ask(&call, Some(&value)).await {
+                Ok(answer) if answer.is_success() || certainly_dead(&answer.errors()) => Ok(()),
+                Ok(answer) => Err(judge::refused(&self.server.name, &call, &answer)),
+                Err(error) => Err(error),
+            };
+            outcome = outcome.and(revoked);
+        }
+        outcome
+    }
+}
+
+/// Newer servers say of a 403 that the token is the reason.
+fn certainly_dead(errors: &str) -> bool {
+    errors.contains("invalid token") || errors.contains("bad token")
+}
