@@ -87,7 +87,7 @@ impl<'s> View<'s> {
                 format!("the store gives no `{field}` for secret `{name}`: use `| default(value=…)`"),
             ),
             ("meta", Some(_), Some(field)) => {
-                let hint = did_you_mean(field, ["version", "created_at", "expires_at"].into_iter());
+                let hint = did_you_mean(field, ["version", "created_at", "expires_at", "custom"].into_iter());
                 (Kind::MissingField, format!("`meta` has no `{field}`{hint}"))
             }
             ("env", Some(name), _) => (Kind::Env, format!("environment variable `{name}` is not set")),
@@ -152,6 +152,8 @@ fn meta_of(reading: &Reading) -> Value {
     };
     time("created_at", reading.created_at);
     time("expires_at", reading.expires_at);
+    let custom = reading.custom.iter().map(|(key, text)| (key.clone(), Value::from(text.as_str())));
+    meta.insert("custom".to_string(), Value::from(custom.collect::<BTreeMap<_, _>>()));
     Value::from(meta)
 }
 

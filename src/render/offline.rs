@@ -17,6 +17,8 @@ struct Shapes {
     fields: BTreeMap<SecretName, Fields>,
     /// Secrets used as a whole (`{% set db = secrets.db %}`): any field may be meant.
     open: BTreeSet<SecretName>,
+    /// Keys of `meta.NAME.custom` that are used.
+    custom: BTreeMap<SecretName, BTreeMap<String, String>>,
 }
 
 /// The faults that templates have whatever the secrets' values are: none that only a placeholder causes.
@@ -43,10 +45,16 @@ pub(super) fn faults(engine: &Engine, units: &[&Unit], view: &View<'_>) -> Vec<R
 }
 
 fn shapes(engine: &Engine, units: &[&Unit], field: &Field) -> Shapes {
-    let mut shapes = Shapes { fields: BTreeMap::new(), open: BTreeSet::new() };
+    let mut shapes = Shapes { fields: BTreeMap::new(), open: BTreeSet::new(), custom: BTreeMap::new() };
     for unit in units {
         for at in unit.body.texts().into_iter().flat_map(|text| engine.chains(text)) {
             let path = &at.chain.path;
+            if let [root, name, part, key, ..] = path.as_slice()
+                && (root.as_str(), part.as_str()) == ("meta", "custom")
+            {
+                let custom = shapes.custom.entry(SecretName::new(name.as_str())).or_default();
+                custom.insert(key.clone(), PLACEHOLDER.to_string());
+            }
             let (Some(name), "secrets" | "previous") = (path.get(1), path[0].as_str()) else { continue };
             let name = SecretName::new(name.as_str());
             match path.len() {
@@ -85,6 +93,7 @@ fn snapshot(shapes: &Shapes, used: &[SecretName], overlap: bool) -> Snapshot {
         Arc::new(Reading {
             created_at: Some(Timestamp::UNIX_EPOCH),
             expires_at: Some(Timestamp::UNIX_EPOCH),
+            custom: shapes.custom.get(name).cloned().unwrap_or_default(),
             ..Reading::new(fields, Version("1".to_string()))
         })
     };

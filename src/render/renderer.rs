@@ -57,6 +57,7 @@ struct Stamp {
     now: Option<Version>,
     before: Option<Version>,
     times: [Option<jiff::Timestamp>; 2],
+    custom: BTreeMap<String, String>,
 }
 
 impl Renderer {
@@ -257,11 +258,13 @@ impl Renderer {
             let version =
                 now.map(|r| &r.version) != stamp.now.as_ref() || before.map(|r| &r.version) != stamp.before.as_ref();
             let times = now.map_or([None, None], |r| [r.created_at, r.expires_at]);
-            if !version && times == stamp.times {
+            let custom = now.map(|r| r.custom.clone()).unwrap_or_default();
+            if !version && times == stamp.times && custom == stamp.custom {
                 continue;
             }
             any |= version;
-            *stamp = Stamp { now: now.map(|r| r.version.clone()), before: before.map(|r| r.version.clone()), times };
+            let (now, before) = (now.map(|r| r.version.clone()), before.map(|r| r.version.clone()));
+            *stamp = Stamp { now, before, times, custom };
             for i in self.by_secret.get(name).into_iter().flatten().chain(&self.dynamic) {
                 if version || self.units[*i].needs.meta {
                     outputs[*i] = None;

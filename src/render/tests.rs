@@ -129,6 +129,8 @@ fn what_is_missing_is_an_error_with_its_place_even_where_tera_would_print_nothin
     assert_eq!(error.kind, RenderErrorKind::MissingField);
     let error = out("{{ secrets.other.x }}", Format::Text, &db("x")).unwrap_err();
     assert_eq!(error.kind, RenderErrorKind::MissingSecret);
+    assert_eq!(text_out("{{ meta.db.custom.owner }}").unwrap_err().kind, RenderErrorKind::MissingField);
+    assert_eq!(text_out("{{ meta.db.custom | length }}").unwrap(), "0");
     assert_eq!(text_out("{{ meta.db.expires_at }}").unwrap_err().kind, RenderErrorKind::MissingField);
 }
 
