@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::leases::{Answer, Held, Key, Means, Standing as Stands, Step};
+use super::held::Held;
+use super::leases::{Answer, Key, Means, Standing as Stands, Step};
 use super::overlap::Now;
 use super::slot::Slot;
 use super::state::State;
 use super::timers::Timer;
 use crate::config::model::{Locator, SecretConfig, StoreConfig, TargetName};
 use crate::secret::{Again, Reading, SecretName, Standing, Version};
-use crate::store::Store;
+use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Those whom one revocation strikes do not all come back at the same moment.
 const SPREAD: Duration = Duration::from_secs(3);
@@ -80,6 +81,20 @@ impl State {
     pub(super) fn lease_answered(&mut self, key: &Key, answer: Answer, now: Now, dice: &dyn Fn() -> f64) {
         let every = self.leases.get(key).and_then(|held| self.checks.get(&held.store)).copied().unwrap_or_default();
         let renewed = matches!(answer, Answer::Renewed(Ok(_)));
+        if let Some((error, then)) = answer.failure() {
+            if self.leases.first_failure(key, true) {
+                tracing::warn!(secret = %key.0, version = %key.1, "{error}; {then}");
+            }
+            let unreachable = error.kind == StoreErrorKind::Unavailable;
+            if let Some(slot) = self.slots.get_mut(&key.0).filter(|_| unreachable) {
+                slot.unreachable(error, now);
+            }
+        } else {
+            self.leases.first_failure(key, false);
+            if let Some(slot) = self.slots.get_mut(&key.0) {
+                slot.reachable();
+            }
+        }
         let means = self.leases.answered(key, answer, every, now, dice());
         match means {
             Means::Nothing => {}
@@ -175,6 +190,19 @@ impl State {
 }
 
 impl Slot {
+    /// Its store does not answer about its lease.
+    fn unreachable(&mut self, error: &StoreError, now: Now) {
+        self.failing_since.get_or_insert(now.wall);
+        self.error = Some(error.clone());
+    }
+
+    /// Its store answers about its lease; what a read met before is not forgotten but by a read.
+    fn reachable(&mut self) {
+        if self.is_well_read() {
+            (self.failing_since, self.error) = (None, None);
+        }
+    }
+
     /// Back to what is in use. Answers how long until another is to be made.
     fn go_back(&mut self, to: &Arc<Reading>, now: Now, die: f64) -> Duration {
         self.current = Some(Arc::clone(to));

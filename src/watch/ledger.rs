@@ -15,7 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::leases::{Held, Kept, Key};
+use super::held::{Held, Kept};
+use super::leases::Key;
 use super::memory;
 use super::overlap::Now;
 use super::record::{Values, written};

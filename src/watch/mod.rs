@@ -15,6 +15,7 @@
 mod build;
 mod engine;
 mod faults;
+mod held;
 mod holding;
 mod keeper;
 mod leases;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::held::Held;
 use super::holding::place;
-use super::leases::{Held, Key, Leases, Standing as Stands};
+use super::leases::{Key, Leases, Standing as Stands};
 use super::ledger::Ledger;
 use super::overlap::Now;
 use super::{Stores, Surroundings, Uses};

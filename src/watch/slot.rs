@@ -82,8 +82,8 @@ pub(super) struct Slot {
     answers_of_next: Vec<Answer>,
     last_attempt: Option<Timestamp>,
     last_success: Option<Timestamp>,
-    failing_since: Option<Timestamp>,
-    error: Option<StoreError>,
+    pub(super) failing_since: Option<Timestamp>,
+    pub(super) error: Option<StoreError>,
     backoff: Backoff,
     /// Credentials in a row that were refused by the rotation that they were made for.
     pub(super) rejections: Backoff,
@@ -308,6 +308,11 @@ impl Slot {
             reads: self.reads,
             errors: self.errors,
         }
+    }
+
+    /// Whether the last read of it went well.
+    pub(super) fn is_well_read(&self) -> bool {
+        self.backoff.failures() == 0
     }
 
     pub(super) fn is_failing(&self) -> bool {

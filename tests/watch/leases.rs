@@ -238,8 +238,10 @@ async fn an_outage_mints_nothing_and_costs_a_bounded_number_of_requests() {
     target.next().await;
     mint.books().down = true;
     target.nothing_for(10 * secs(60)).await;
+    assert!(running.status("db").failing_since.is_some(), "the status says since when");
     mint.books().down = false;
     target.nothing_for(10 * secs(60)).await;
+    assert!(running.status("db").failing_since.is_none());
     assert_eq!((mint.alive(), mint.books().minted), (vec!["lease-1".to_owned()], 1));
     running.stop().await;
 }
