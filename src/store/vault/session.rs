@@ -27,8 +27,6 @@ use crate::store::{StoreError, StoreErrorKind};
 const FOLLOW: Duration = Duration::from_secs(30);
 /// A token that was looked up within this is not looked up again.
 const LOOKED: Duration = Duration::from_secs(2);
-/// A denial of a token this young is a denial, where the server does not say what it is.
-const YOUNG: Duration = Duration::from_secs(30);
 
 /// A token in use.
 pub(super) struct Token {
@@ -69,8 +67,16 @@ struct State {
     alive_at: Option<Duration>,
     /// A given token that was found dead.
     dead: Option<SecretBytes>,
-    /// A token fresh from a login was denied, and might not look itself up: denials say nothing of the token.
+    /// Tokens of this login may not look themselves up: a denial says nothing of the token.
     ambiguous: bool,
+}
+
+/// What the server says when a token looks itself up.
+enum Look {
+    Alive(Grant),
+    Dead,
+    /// It is dead, or may not: older servers, and OpenBao, do not tell.
+    Denied,
 }
 
 struct Failure {
@@ -155,25 +161,30 @@ impl Session {
     async fn obtain(&self) -> Result<(Entered, bool, Option<Duration>), StoreError> {
         if let Some(value) = given::token(&self.server, &self.auth).await? {
             let dead = self.state().dead.as_ref() == Some(&value);
-            let grant = if dead { None } else { self.look(&value).await? };
-            return match grant {
-                Some(grant) => Ok((Entered { value, grant }, false, None)),
-                None => {
+            let look = if dead { Look::Dead } else { self.look(&value).await? };
+            let grant = match look {
+                Look::Alive(grant) => grant,
+                Look::Denied => Grant { ttl: None, renewable: false, accessor: String::new() },
+                Look::Dead => {
                     self.state().dead = Some(value);
-                    Err(given::dead(&self.server.name, &self.auth))
+                    return Err(given::dead(&self.server.name, &self.auth));
                 }
             };
+            self.state().ambiguous = grant.accessor.is_empty() && grant.ttl.is_none();
+            return Ok((Entered { value, grant }, false, None));
         }
         let resumed = self.state().resumed.take();
         if let Some(resumed) = resumed {
             let value = SecretBytes::from(resumed.value.as_str());
             let _known = (self.server.senses.learn)(&value);
             match self.look(&value).await {
-                Ok(Some(grant)) => {
+                Ok(Look::Alive(grant)) => {
                     let first = Duration::from_secs(resumed.first_seconds);
                     return Ok((Entered { value, grant }, true, Some(first)));
                 }
-                Ok(None) => tracing::info!(store = %self.server.name, "the token of before is dead; logging in"),
+                Ok(Look::Dead | Look::Denied) => {
+                    tracing::info!(store = %self.server.name, "the token of before is dead; logging in");
+                }
                 Err(error) => {
                     self.state().resumed = Some(resumed);
                     return Err(error);
@@ -193,19 +204,15 @@ impl Session {
         Ok((entered, true, None))
     }
 
-    /// What the server says of a token; None: it is dead. One that may not look itself up is taken to be alive, without end.
-    async fn look(&self, value: &SecretBytes) -> Result<Option<Grant>, StoreError> {
+    /// What the server says of a token.
+    async fn look(&self, value: &SecretBytes) -> Result<Look, StoreError> {
         let call = self.call(&LookupTokenSelfRequest {}, value)?;
         let answer = self.server.ask(&call, Some(value)).await?;
-        match answer.status {
-            200..=299 => Ok(Some(Grant::of_look_up(&answer.json()["data"]))),
-            _ if certainly_dead(&answer.errors()) => Ok(None),
-            _ => {
-                tracing::debug!(store = %self.server.name, status = answer.status, "the token may not look itself up");
-                let dead = self.state().dead.as_ref() == Some(value);
-                Ok((!dead).then(|| Grant { ttl: None, renewable: false, accessor: String::new() }))
-            }
-        }
+        Ok(match answer.status {
+            200..=299 => Look::Alive(Grant::of_look_up(&answer.json()["data"])),
+            _ if certainly_dead(&answer.errors()) => Look::Dead,
+            _ => Look::Denied,
+        })
     }
 
     fn call(&self, endpoint: &impl rustify::endpoint::Endpoint, token: &SecretBytes) -> Result<Call, StoreError> {
@@ -242,8 +249,8 @@ impl Session {
     }
 
     /// After a 403: whether this token still lives, so that it is a denial. Where it is dead, the next [`Session::token`]
-    /// gets another.
-    pub async fn lives(&self, token: &Arc<Token>) -> Result<bool, StoreError> {
+    /// gets another. `repeated`: the token is fresh from a login that the first 403 cost, so that it cannot be dead.
+    pub async fn lives(&self, token: &Arc<Token>, repeated: bool) -> Result<bool, StoreError> {
         let _one = self.entering.lock().await;
         let (now, is_current, looked, ambiguous) = {
             let state = self.state();
@@ -263,14 +270,15 @@ impl Session {
         if looked.is_some_and(|at| now.saturating_sub(at) < LOOKED) {
             return Ok(true);
         }
-        let call = self.call(&LookupTokenSelfRequest {}, &token.value)?;
-        let answer = self.server.ask(&call, Some(&token.value)).await?;
-        let young = now.saturating_sub(token.since) < YOUNG;
-        let lives = answer.is_success() || (!certainly_dead(&answer.errors()) && (ambiguous || young));
+        let lives = match self.look(&token.value).await? {
+            Look::Alive(_) => true,
+            Look::Dead => false,
+            Look::Denied => ambiguous || repeated,
+        };
         if lives {
             let mut state = self.state();
             state.alive_at = Some(self.now());
-            state.ambiguous |= !answer.is_success();
+            state.ambiguous |= repeated;
         } else {
             tracing::warn!(store = %self.server.name, "the token is dead: it was revoked, or has ended");
             self.forget(token, true);
