@@ -1,7 +1,8 @@
 //! What a target was about to do, and what came of it: the journal that recovery reads, and the history that people read.
 //!
 //! Both hold names, versions, digests and ids, never a value. What is in them is the machine's to say: here they are only
-//! kept, whole and synced.
+//! kept, whole and synced. Under `state_key` the journal is sealed; the history, which people read with no agent running,
+//! stays in the clear.
 
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,10 @@ use serde::de::DeserializeOwned;
 
 use crate::durable::{self, AppendLog, FileError};
 use crate::failpoint;
+use crate::seal::{Seal, SealError, open_if_sealed};
 
+const NAME: &str = "journal";
+const PURPOSE: &str = "journal";
 const FORMAT: u32 = 1;
 const JOURNAL_CAP: u64 = 16 * 1024 * 1024;
 /// Copies of unreadable journals that are kept; more would only fill the disk of a machine that has other troubles.
@@ -28,23 +32,30 @@ struct Header {
 /// One target's journal: one document, replaced as a whole.
 pub struct JournalFile<T> {
     path: PathBuf,
+    seal: Option<Seal>,
     holds: PhantomData<fn(&T) -> T>,
 }
 
 impl<T: Serialize + DeserializeOwned> JournalFile<T> {
-    /// The journal in a target's folder (`targets/NAME`). Touches no file.
-    pub fn new(target_dir: &Path) -> Self {
-        Self { path: target_dir.join("journal"), holds: PhantomData }
+    /// The journal in a target's folder (`targets/NAME`), sealed where there is a seal (of that folder). Touches no file.
+    pub fn new(target_dir: &Path, seal: Option<Seal>) -> Self {
+        Self { path: target_dir.join(NAME), seal, holds: PhantomData }
     }
 
-    /// Reads it. None where nothing was ever stored.
+    /// Reads it, sealed or from before there was a key. None where nothing was ever stored.
     ///
     /// # Errors
     /// Where it cannot be read; or where it is torn, tampered with or from a newer Leasehold: then a copy is kept beside
-    /// it as `journal.corrupt-N`, the file itself stays, and only a [`JournalFile::store`] replaces it.
+    /// it as `journal.corrupt-N`, the file itself stays, and only a [`JournalFile::store`] replaces it. Where it is sealed
+    /// and the key is missing or another one: then nothing is wrong with it, and no copy is kept.
     pub fn load(&self) -> Result<Option<T>, FileError> {
         let Some(bytes) = durable::read(&self.path, JOURNAL_CAP)? else { return Ok(None) };
-        match parse(&bytes) {
+        let plain = match open_if_sealed(self.seal.as_ref(), PURPOSE, Path::new(NAME), bytes.clone()) {
+            Ok(plain) => plain,
+            Err(error @ (SealError::NoKey | SealError::OtherKey)) => return Err(error.at(&self.path)),
+            Err(error) => return Err(self.corrupt(&bytes, error.to_string())),
+        };
+        match parse(plain.expose()) {
             Ok(document) => Ok(Some(document)),
             Err(why) => Err(self.corrupt(&bytes, why)),
         }
@@ -63,6 +74,9 @@ impl<T: Serialize + DeserializeOwned> JournalFile<T> {
         bytes.push(b'\n');
         bytes.extend_from_slice(&body);
         bytes.push(b'\n');
+        if let Some(seal) = &self.seal {
+            bytes = seal.seal(PURPOSE, Path::new(NAME), &bytes).map_err(|error| error.at(&self.path))?;
+        }
         durable::replace(&self.path, &bytes, "journal")
     }
 
@@ -199,7 +213,7 @@ mod tests {
     #[test]
     fn a_flipped_digit_is_found_and_a_copy_is_kept_once() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = JournalFile::<u64>::new(dir.path());
+        let journal = JournalFile::<u64>::new(dir.path(), None);
         assert_eq!(journal.load().unwrap(), None);
         journal.store(&41).unwrap();
         assert_eq!(journal.load().unwrap(), Some(41));
@@ -217,9 +231,30 @@ mod tests {
     }
 
     #[test]
+    fn a_sealed_journal_is_read_with_its_key_and_one_of_before_without() {
+        let dir = tempfile::tempdir().unwrap();
+        let seal = |byte| Seal::new(&[byte; 32]);
+        let journal = |seal| JournalFile::<String>::new(dir.path(), seal);
+        journal(None).store(&"before".to_owned()).unwrap();
+        assert_eq!(journal(seal(1)).load().unwrap().as_deref(), Some("before"));
+        journal(seal(1)).store(&"a word".to_owned()).unwrap();
+        let bytes = std::fs::read(journal(None).path()).unwrap();
+        assert!(!bytes.windows(6).any(|window| window == b"a word"));
+        assert_eq!(journal(seal(1)).load().unwrap().as_deref(), Some("a word"));
+        for (seal, why) in [(None, "gives no `state_key`"), (seal(2), "another key than `state_key`")] {
+            let error = journal(seal).load().unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        assert!(!dir.path().join("journal.corrupt-1").exists(), "a missing key is no fault of the journal's");
+        std::fs::write(journal(None).path(), &bytes[..bytes.len() - 1]).unwrap();
+        let error = journal(seal(1)).load().unwrap_err().to_string();
+        assert!(error.contains("torn") && error.contains("journal.corrupt-1"), "{error}");
+    }
+
+    #[test]
     fn every_torn_journal_is_an_error_never_a_value() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = JournalFile::<Vec<u32>>::new(dir.path());
+        let journal = JournalFile::<Vec<u32>>::new(dir.path(), None);
         journal.store(&vec![1, 2, 3]).unwrap();
         let whole = std::fs::read(journal.path()).unwrap();
         for end in 0..whole.len() {
@@ -231,7 +266,7 @@ mod tests {
     #[test]
     fn a_journal_of_a_newer_format_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = JournalFile::<u64>::new(dir.path());
+        let journal = JournalFile::<u64>::new(dir.path(), None);
         journal.store(&1).unwrap();
         let newer = std::fs::read_to_string(journal.path()).unwrap().replace("\"format\":1", "\"format\":2");
         std::fs::write(journal.path(), newer).unwrap();

@@ -42,6 +42,8 @@ pub mod reload;
 pub mod render;
 pub mod rotation;
 pub mod schedule;
+pub mod scratch;
+pub mod seal;
 pub mod secret;
 pub mod state_dir;
 pub mod store;

@@ -144,6 +144,11 @@ pub fn next_action(lease: &Lease, granted_at: Duration, now: Duration, die: f64)
     LeaseAction::ReplaceAt(replace.max(now).min(end))
 }
 
+/// How long to use values that end in `left` and cannot be renewed (a certificate): 65 to 75 % of it.
+pub fn replace_after(left: Duration, die: f64) -> Duration {
+    part(left, 0.65 + fair(die) / 10.0)
+}
+
 fn fair(die: f64) -> f64 {
     if die.is_nan() { 0.5 } else { die.clamp(0.0, 1.0) }
 }

@@ -3,7 +3,7 @@
 //! Pure: no clock, no file, no runtime. Values are zeroized on drop and have no `Debug`, `Display` or `Serialize`
 //! that shows them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,6 +217,17 @@ impl fmt::Debug for Reading {
     }
 }
 
+/// What a target stands on, as its driver tells the watch: leases of everything else may be revoked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Readings in the generations that a process may have, or be given back.
+    pub using: BTreeSet<(SecretName, Version)>,
+    /// Readings in the newest inputs that the driver has taken.
+    pub newest: BTreeSet<(SecretName, Version)>,
+    /// Whether those newest inputs were refused for good: their rotation was quarantined or rolled back.
+    pub rejected: bool,
+}
+
 /// What every secret of a target is at one moment: the only input of a render beside the templates.
 ///
 /// `previous` holds a secret only while its overlap lasts; the end of an overlap is simply a new snapshot.
@@ -227,4 +238,12 @@ pub struct Snapshot {
     pub secrets: BTreeMap<SecretName, Arc<Reading>>,
     /// The readings before, while their overlap lasts.
     pub previous: BTreeMap<SecretName, Arc<Reading>>,
+}
+
+impl Snapshot {
+    /// Every reading in it, by name and version.
+    pub fn readings(&self) -> BTreeSet<(SecretName, Version)> {
+        let all = self.secrets.iter().chain(&self.previous);
+        all.map(|(name, reading)| (name.clone(), reading.version.clone())).collect()
+    }
 }

@@ -4,9 +4,12 @@
 //! STATE_DIR/            0700, the agent's own
 //!   lock                held with flock(2) while an agent lives; the pid of its last holder stands in it
 //!   key                 32 random bytes, made once: the key of every digest
+//!   sealed              with `state_key`: nothing, sealed; tells at the start whether the key is the one of before
 //!   control.sock        see `control`
 //!   targets/NAME/       journal, history, generations/
 //! ```
+
+mod keeping;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -20,8 +23,13 @@ use zeroize::Zeroizing;
 use crate::digest::Key;
 use crate::durable::{self, Cause, Dir, FileError};
 use crate::process::procfs::{self, since_boot};
+use crate::seal::{Seal, SealError};
+
+pub use keeping::{Keeping, memory_backed};
 
 const KEY_LEN: usize = 32;
+/// Its contents are known; what counts is under which key they are sealed.
+const PROOF: &str = "sealed";
 /// What a killed agent was about to start holds its descriptors until execve(2) closes them: longer only if the machine
 /// hangs.
 const ORPHANS_GONE: Duration = Duration::from_secs(10);
@@ -32,6 +40,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct StateDir {
     path: PathBuf,
     key: Key,
+    seal: Option<Seal>,
     _lock: Option<OwnedFd>,
 }
 
@@ -40,8 +49,10 @@ impl StateDir {
     ///
     /// # Errors
     /// Where another agent holds it (the message names its pid), where it belongs to another user or others may enter
-    /// it, where its key is torn, or missing although there are generations under it.
-    pub fn open(path: &Path) -> Result<Self, FileError> {
+    /// it, where its key is torn, or missing although there are generations under it. Where `state_key` (the operator's key
+    /// file) is no good, is not the one that the directory was sealed with, or is not given although it was sealed.
+    pub fn open(path: &Path, state_key: Option<&Path>) -> Result<Self, FileError> {
+        let seal = state_key.map(Seal::read).transpose()?;
         create(path)?;
         let dir = Dir::open(path)?;
         refuse_unsafe(&dir)?;
@@ -50,11 +61,12 @@ impl StateDir {
             Some(key) => key,
             None => make_key(path)?,
         };
-        Ok(Self { path: path.to_owned(), key, _lock: Some(lock) })
+        prove(path, seal.as_ref())?;
+        Ok(Self { path: path.to_owned(), key, seal, _lock: Some(lock) })
     }
 
     /// Opens the directory only to read (`status` and `history` with no agent running, `check`, `--dry-run`): takes no
-    /// lock, writes nothing. None where there is no state yet.
+    /// lock, writes nothing, opens nothing that is sealed. None where there is no state yet.
     ///
     /// # Errors
     /// As [`StateDir::open`], but for the lock.
@@ -64,7 +76,7 @@ impl StateDir {
             Err(FileError { cause: Cause::Os(Errno::NOENT), .. }) => return Ok(None),
             Err(error) => return Err(error),
         }
-        Ok(read_key(path)?.map(|key| Self { path: path.to_owned(), key, _lock: None }))
+        Ok(read_key(path)?.map(|key| Self { path: path.to_owned(), key, seal: None, _lock: None }))
     }
 
     /// Where it is.
@@ -75,6 +87,11 @@ impl StateDir {
     /// The key of every digest.
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// What seals one target's files, where there is a `state_key`: places are relative to [`StateDir::target`].
+    pub fn seal(&self, target: &str) -> Option<Seal> {
+        self.seal.as_ref().map(|seal| seal.within("targets").within(target))
     }
 
     /// The control socket. It is NOT made here.
@@ -197,6 +214,25 @@ fn holder_lives(path: &Path) -> bool {
     let text = durable::read(path, 64).ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
     let Some(pid) = text.and_then(|text| text.trim().parse().ok()) else { return true };
     procfs::stat(pid).map_or(true, |stat| stat.is_some_and(|stat| stat.alive()))
+}
+
+/// Whether the seal is the one that was used here before; the first leaves its proof.
+fn prove(state_dir: &Path, seal: Option<&Seal>) -> Result<(), FileError> {
+    let path = state_dir.join(PROOF);
+    let found = durable::read(&path, 4096)?;
+    match (found, seal) {
+        (None, None) => Ok(()),
+        (None, Some(seal)) => {
+            let proof = seal.seal("state_dir", Path::new(PROOF), b"").map_err(|error| error.at(&path))?;
+            durable::replace(&path, &proof, "state_dir.sealed")
+        }
+        (Some(_), None) => Err(SealError::NoKey.at(state_dir)),
+        (Some(proof), Some(seal)) => match seal.open("state_dir", Path::new(PROOF), &proof) {
+            Ok(_) => Ok(()),
+            Err(error @ SealError::OtherKey) => Err(error.at(state_dir)),
+            Err(error) => Err(error.at(&path)),
+        },
+    }
 }
 
 fn read_key(state_dir: &Path) -> Result<Option<Key>, FileError> {

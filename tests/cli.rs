@@ -179,7 +179,7 @@ fn without_an_agent_status_is_69_and_says_so() {
 fn without_an_agent_status_and_history_show_what_stands_in_state_dir() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
-    let state = StateDir::open(&dir.path().join("state")).unwrap();
+    let state = StateDir::open(&dir.path().join("state"), None).unwrap();
     let folder = state.make_target("app").unwrap();
     leasehold::journal::History::open(&folder).unwrap().append(&entry("app")).unwrap();
     drop(state);
@@ -322,7 +322,7 @@ impl Served {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let state = StateDir::open(&path).unwrap();
+                let state = StateDir::open(&path, None).unwrap();
                 let listener = control::bind(&state).unwrap();
                 told.send(()).unwrap();
                 control::serve(listener, operations, until).await;
@@ -507,7 +507,7 @@ fn an_operation_goes_on_when_the_one_who_asked_goes_away() {
 fn a_stale_socket_is_replaced_and_one_that_ended_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let state_dir = dir.path().join("state");
-    drop(StateDir::open(&state_dir).unwrap());
+    drop(StateDir::open(&state_dir, None).unwrap());
     let socket = StateDir::control_socket_of(&state_dir);
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     assert!(matches!(Client::connect(&state_dir), Err(ControlError::NoAgent { .. })), "a dead socket is no agent");

@@ -17,24 +17,39 @@ use leasehold::generation::{
     Difference, GenerationId, Generations, Live, Manifest, Origin, Published, differences, live_bytes,
 };
 use leasehold::render::{Rendered, RenderedFile};
+use leasehold::seal::Seal;
 use leasehold::secret::{SecretBytes, Version};
 use leasehold::state_dir::StateDir;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+fn seal() -> Seal {
+    Seal::new(&[7; 32]).unwrap()
+}
+
 struct House {
     dir: TempDir,
     generations: Generations,
+    seal: Option<Seal>,
 }
 
 impl House {
     fn new() -> Self {
+        Self::sealed_with(None)
+    }
+
+    /// The same without and with a seal.
+    fn both() -> [Self; 2] {
+        [Self::new(), Self::sealed_with(Some(seal()))]
+    }
+
+    fn sealed_with(seal: Option<Seal>) -> Self {
         // Whatever the umask is, modes come out right: all tests here run under a strict one.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let dir = tempfile::tempdir().unwrap();
-        let generations = Generations::open(&dir.path().join("state"), &Key::new(b"test")).unwrap();
+        let generations = Generations::open(&dir.path().join("state"), &Key::new(b"test"), seal.as_ref()).unwrap();
         std::fs::create_dir(dir.path().join("live")).unwrap();
-        Self { dir, generations }
+        Self { dir, generations, seal }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -93,6 +108,7 @@ fn origin() -> Origin {
         inputs: "inputs".to_owned(),
         snapshot: "snapshot".to_owned(),
         versions: BTreeMap::from([("anthropic".to_owned(), Version("7".to_owned()))]),
+        previous: BTreeMap::new(),
     }
 }
 
@@ -116,77 +132,82 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn a_staged_generation_is_private_carries_the_files_own_names_and_no_value_in_its_manifest() {
-    let house = House::new();
-    let mut rendered = house.files(&[("config.yaml", "canary-1", 0o640), ("sub/config.yaml", "canary-2", 0o644)]);
-    rendered.env = vec![("KEY".to_owned(), SecretBytes::from("canary-3"))];
-    rendered.health = Some(request("canary-4"));
-    let staged = house.generations.stage(&rendered, origin()).unwrap();
-    let paths: Vec<PathBuf> = (0..2).map(|index| staged.file_path(index).unwrap()).collect();
-    assert_ne!(paths[0], paths[1]);
-    assert_eq!(staged.file_path(2), None);
-    for (path, text) in paths.iter().zip(["canary-1", "canary-2"]) {
-        assert_eq!(path.file_name().unwrap(), "config.yaml");
-        assert_eq!(std::fs::read_to_string(path).unwrap(), text);
-        assert_eq!(mode(path), 0o600);
+    for house in House::both() {
+        let mut rendered = house.files(&[("config.yaml", "canary-1", 0o640), ("sub/config.yaml", "canary-2", 0o644)]);
+        rendered.env = vec![("KEY".to_owned(), SecretBytes::from("canary-3"))];
+        rendered.health = Some(request("canary-4"));
+        let staged = house.generations.stage(&rendered, origin()).unwrap();
+        let plain = house.generations.plain(staged.id()).unwrap();
+        let paths = plain.files();
+        assert_ne!(paths[0], paths[1]);
+        assert_eq!(paths.len(), 2);
+        for (path, text) in paths.iter().zip(["canary-1", "canary-2"]) {
+            assert_eq!(path.file_name().unwrap(), "config.yaml");
+            assert_eq!(std::fs::read_to_string(path).unwrap(), text);
+            assert_eq!(mode(path), 0o600);
+        }
+        let manifest = std::fs::read(house.dir.path().join("state/000001/manifest.json")).unwrap();
+        let manifest = String::from_utf8_lossy(&manifest);
+        assert!(manifest.contains("anthropic") != house.seal.is_some() && !manifest.contains("canary"), "{manifest}");
+        assert!(house.names().is_empty(), "staging touches no live file");
     }
-    let manifest = std::fs::read_to_string(house.dir.path().join("state/000001/manifest.json")).unwrap();
-    assert!(manifest.contains("anthropic") && !manifest.contains("canary"), "{manifest}");
-    assert!(house.names().is_empty(), "staging touches no live file");
-    assert_eq!(house.generations.staged(staged.id()).unwrap().file_path(1), staged.file_path(1));
 }
 
 #[test]
 fn a_generation_is_the_same_only_by_what_a_process_can_take_up() {
-    let house = House::new();
-    let base = house.files(&[("a", "1", 0o600), ("b", "2", 0o600)]);
-    let digests = house.generations.digests(&base).unwrap();
-    let same = |other: &Rendered| house.generations.digests(other).unwrap().output == digests.output;
-    let mut reordered = base.clone();
-    reordered.files.reverse();
-    assert!(same(&reordered), "order does not matter");
-    let mut named = base.clone();
-    named.files[0].uid = Some(rustix::process::geteuid().as_raw());
-    assert!(same(&named), "naming the agent's own user changes nothing");
-    let changes: [fn(&mut Rendered); 6] = [
-        |r| r.files[0].mode = 0o640,
-        |r| r.files[0].uid = Some(4242),
-        |r| r.files[0].bytes = Arc::new(SecretBytes::from("x")),
-        |r| r.files.truncate(1),
-        |r| r.env.push(("A".to_owned(), SecretBytes::from("b"))),
-        |r| r.directory = Some(PathBuf::from("/elsewhere")),
-    ];
-    for (index, change) in changes.into_iter().enumerate() {
-        let mut other = base.clone();
-        change(&mut other);
-        assert!(!same(&other), "change {index}");
+    for house in House::both() {
+        let base = house.files(&[("a", "1", 0o600), ("b", "2", 0o600)]);
+        let digests = house.generations.digests(&base).unwrap();
+        let same = |other: &Rendered| house.generations.digests(other).unwrap().output == digests.output;
+        let mut reordered = base.clone();
+        reordered.files.reverse();
+        assert!(same(&reordered), "order does not matter");
+        let mut named = base.clone();
+        named.files[0].uid = Some(rustix::process::geteuid().as_raw());
+        assert!(same(&named), "naming the agent's own user changes nothing");
+        let changes: [fn(&mut Rendered); 6] = [
+            |r| r.files[0].mode = 0o640,
+            |r| r.files[0].uid = Some(4242),
+            |r| r.files[0].bytes = Arc::new(SecretBytes::from("x")),
+            |r| r.files.truncate(1),
+            |r| r.env.push(("A".to_owned(), SecretBytes::from("b"))),
+            |r| r.directory = Some(PathBuf::from("/elsewhere")),
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            let mut other = base.clone();
+            change(&mut other);
+            assert!(!same(&other), "change {index}");
+        }
+        let mut health = base.clone();
+        health.health = Some(request("t"));
+        assert!(same(&health));
+        assert_ne!(house.generations.digests(&health).unwrap().health, digests.health);
+        let staged = house.generations.stage(&base, origin()).unwrap();
+        assert!(staged.manifest.same_output(&digests));
     }
-    let mut health = base.clone();
-    health.health = Some(request("t"));
-    assert!(same(&health));
-    assert_ne!(house.generations.digests(&health).unwrap().health, digests.health);
-    let staged = house.generations.stage(&base, origin()).unwrap();
-    assert!(staged.manifest.same_output(&digests));
 }
 
 #[test]
 fn numbers_only_grow_whatever_is_pruned_or_left_half_done() {
-    let house = House::new();
-    let rendered = house.files(&[("a", "1", 0o600)]);
-    let mut last = GenerationId(0);
-    for keep_last in [true, false, false, true, false] {
-        for _ in 0..2 {
-            let id = house.generations.stage(&rendered, origin()).unwrap().id();
-            assert!(id > last, "{id} after {last}");
-            last = id;
+    for house in House::both() {
+        let rendered = house.files(&[("a", "1", 0o600)]);
+        let mut last = GenerationId(0);
+        for keep_last in [true, false, false, true, false] {
+            for _ in 0..2 {
+                let id = house.generations.stage(&rendered, origin()).unwrap().id();
+                assert!(id > last, "{id} after {last}");
+                last = id;
+            }
+            let keep = if keep_last { BTreeSet::from([last]) } else { BTreeSet::new() };
+            house.generations.prune(&keep).unwrap();
+            assert_eq!(house.generations.ids().unwrap(), keep);
+            std::fs::create_dir_all(house.dir.path().join("state/.tmp-000099-x/files")).unwrap();
+            let reopened =
+                Generations::open(&house.dir.path().join("state"), &Key::new(b"test"), house.seal.as_ref()).unwrap();
+            assert_eq!(reopened.ids().unwrap(), keep);
         }
-        let keep = if keep_last { BTreeSet::from([last]) } else { BTreeSet::new() };
-        house.generations.prune(&keep).unwrap();
-        assert_eq!(house.generations.ids().unwrap(), keep);
-        std::fs::create_dir_all(house.dir.path().join("state/.tmp-000099-x/files")).unwrap();
-        let reopened = Generations::open(&house.dir.path().join("state"), &Key::new(b"test")).unwrap();
-        assert_eq!(reopened.ids().unwrap(), keep);
+        assert!(names(&house.dir.path().join("state")).iter().all(|name| !name.starts_with('.')));
     }
-    assert!(names(&house.dir.path().join("state")).iter().all(|name| !name.starts_with('.')));
 }
 
 fn all_files(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -198,69 +219,150 @@ fn all_files(dir: &Path, found: &mut Vec<PathBuf>) {
 
 #[test]
 fn a_generation_with_any_byte_changed_cut_or_gone_is_reported_and_never_published() {
-    let house = House::new();
-    let mut rendered = house.files(&[("a.yaml", "one", 0o600), ("x/a.yaml", "two", 0o600)]);
-    rendered.env = vec![("KEY".to_owned(), SecretBytes::from("value"))];
-    rendered.health = Some(request("token"));
+    for house in House::both() {
+        let mut rendered = house.files(&[("a.yaml", "one", 0o600), ("x/a.yaml", "two", 0o600)]);
+        rendered.env = vec![("KEY".to_owned(), SecretBytes::from("value"))];
+        rendered.health = Some(request("token"));
+        let id = house.generations.stage(&rendered, origin()).unwrap().id();
+        let mut files = Vec::new();
+        all_files(&house.dir.path().join("state/000001"), &mut files);
+        assert_eq!(files.len(), 5);
+        for file in files {
+            let whole = std::fs::read(&file).unwrap();
+            let mut flipped = whole.clone();
+            let middle = flipped.len() / 2;
+            flipped[middle] ^= 1;
+            for broken in [Some(flipped), Some(whole[..whole.len() - 1].to_vec()), Some(Vec::new()), None] {
+                match broken {
+                    Some(bytes) => std::fs::write(&file, bytes).unwrap(),
+                    None => std::fs::remove_file(&file).unwrap(),
+                }
+                let error = house.generations.publish(id, &[]).unwrap_err();
+                assert!(!error.may_have_happened);
+                assert!(error.to_string().contains(file.file_name().unwrap().to_str().unwrap()), "{error}");
+                assert!(house.names().is_empty(), "{error}");
+            }
+            std::fs::write(&file, &whole).unwrap();
+            assert!(house.generations.load(id).unwrap().1 == rendered);
+        }
+        let other_key = Generations::view(&house.dir.path().join("state"), &Key::new(b"other"), house.seal.as_ref());
+        assert_eq!(other_key.load(id).map(|_| ()).unwrap_err().kind(), FileErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn a_sealed_generation_shows_nothing_on_disk_and_its_files_only_while_they_are_looked_at() {
+    let house = House::sealed_with(Some(seal()));
+    let mut rendered = house.directory(&[("a.yaml", "canary-1", 0o600), ("d/b.yaml", "canary-2", 0o600)]);
+    rendered.env = vec![("KEY".to_owned(), SecretBytes::from("canary-3"))];
+    rendered.health = Some(request("canary-4"));
     let id = house.generations.stage(&rendered, origin()).unwrap().id();
     let mut files = Vec::new();
-    all_files(&house.dir.path().join("state/000001"), &mut files);
+    all_files(&house.dir.path().join("state"), &mut files);
     assert_eq!(files.len(), 5);
-    for file in files {
-        let whole = std::fs::read(&file).unwrap();
-        let mut flipped = whole.clone();
-        let middle = flipped.len() / 2;
-        flipped[middle] ^= 1;
-        for broken in [Some(flipped), Some(whole[..whole.len() - 1].to_vec()), Some(Vec::new()), None] {
-            match broken {
-                Some(bytes) => std::fs::write(&file, bytes).unwrap(),
-                None => std::fs::remove_file(&file).unwrap(),
-            }
-            let error = house.generations.publish(id, &[]).unwrap_err();
-            assert!(!error.may_have_happened);
-            assert!(error.to_string().contains(file.file_name().unwrap().to_str().unwrap()), "{error}");
-            assert!(house.names().is_empty(), "{error}");
-        }
-        std::fs::write(&file, &whole).unwrap();
-        assert!(house.generations.load(id).unwrap().1 == rendered);
+    for file in &files {
+        let bytes = std::fs::read(file).unwrap();
+        assert!(leasehold::seal::is_sealed(&bytes), "{}", file.display());
+        assert!(!bytes.windows(6).any(|window| window == b"canary"), "{}", file.display());
     }
-    let other_key = Generations::view(&house.dir.path().join("state"), &Key::new(b"other"));
-    assert_eq!(other_key.load(id).map(|_| ()).unwrap_err().kind(), FileErrorKind::Corrupt);
+    let plain = match house.generations.plain(id) {
+        Ok(plain) => plain,
+        Err(error) => {
+            eprintln!("SKIP: {error}");
+            assert!(std::env::var_os("LEASEHOLD_REQUIRE").is_none_or(|all| all != "all"), "{error}");
+            return;
+        }
+    };
+    let [a, b] = plain.files() else { panic!("two files") };
+    assert_eq!(std::fs::read_to_string(a).unwrap(), "canary-1");
+    assert_eq!(std::fs::read_to_string(b).unwrap(), "canary-2");
+    assert_eq!(b, &a.parent().unwrap().join("d/b.yaml"), "beside each other as they will be");
+    let folder = a.parent().unwrap().parent().unwrap().to_owned();
+    assert!(leasehold::state_dir::memory_backed(&folder));
+    assert_eq!((mode(&folder), mode(a.parent().unwrap()), mode(a)), (0o700, 0o700, 0o600));
+    drop(plain);
+    assert!(!folder.exists());
+
+    // An agent that was killed meanwhile left it; the next one removes it, and only its own.
+    let plain = house.generations.plain(id).unwrap();
+    let left = plain.files()[0].parent().unwrap().parent().unwrap().to_owned();
+    std::mem::forget(plain);
+    drop(House::sealed_with(Some(seal())));
+    assert!(left.exists());
+    Generations::open(&house.dir.path().join("state"), &Key::new(b"test"), house.seal.as_ref()).unwrap();
+    assert!(!left.exists());
+}
+
+#[test]
+fn generations_from_before_there_was_a_key_are_read_and_sealed_ones_name_what_is_missing() {
+    let house = House::new();
+    let rendered = house.files(&[("a", "1", 0o600)]);
+    let old = house.generations.stage(&rendered, origin()).unwrap().id();
+    let view =
+        |seal: Option<Seal>| Generations::view(&house.dir.path().join("state"), &Key::new(b"test"), seal.as_ref());
+    let sealing = view(Some(seal()));
+    assert!(sealing.load(old).unwrap().1 == rendered);
+    let new = sealing.stage(&rendered, origin()).unwrap().id();
+    assert_eq!(
+        sealing.plain(old).unwrap().files()[0],
+        house.dir.path().join("state/000001/files/a"),
+        "as it always was"
+    );
+    assert!(sealing.load(new).unwrap().1 == rendered);
+    let why = |seal| view(seal).load(new).map(|_| ()).unwrap_err().to_string();
+    assert!(why(None).contains("gives no `state_key`"), "{}", why(None));
+    let other = why(Seal::new(&[8; 32]));
+    assert!(other.contains("another key than `state_key`") && other.contains("key of before"), "{other}");
+    assert!(view(None).load(old).is_ok(), "the one in the clear needs none");
+
+    // A blob of one generation is none of another's, a file's none of another file's.
+    let third = sealing.stage(&house.files(&[("a", "1", 0o600), ("b", "1", 0o600)]), origin()).unwrap().id();
+    let blob = |id: GenerationId, name: &str| house.dir.path().join(format!("state/{:06}/files/{name}", id.0));
+    for from in [blob(new, "a"), blob(third, "a")] {
+        let whole = std::fs::read(blob(third, "b")).unwrap();
+        std::fs::copy(from, blob(third, "b")).unwrap();
+        let error = sealing.load(third).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("sealed for another place"), "{error}");
+        std::fs::write(blob(third, "b"), whole).unwrap();
+    }
+    assert!(sealing.load(third).is_ok());
 }
 
 #[test]
 fn publishing_what_is_there_writes_nothing() {
-    let house = House::new();
-    for rendered in [house.files(&[("a", "1", 0o640)]), house.directory(&[("d/a", "1", 0o640)])] {
-        let (manifest, first) = house.go(&rendered, &[]);
-        assert!(!first.changed.is_empty());
-        let before = std::fs::metadata(&rendered.files[0].path).unwrap();
-        let again = house.generations.publish(manifest.id, &[&manifest]).unwrap();
-        assert_eq!(again, Published::default());
-        let after = std::fs::metadata(&rendered.files[0].path).unwrap();
-        assert_eq!((before.ino(), before.ctime_nsec()), (after.ino(), after.ctime_nsec()));
+    for house in House::both() {
+        for rendered in [house.files(&[("a", "1", 0o640)]), house.directory(&[("d/a", "1", 0o640)])] {
+            let (manifest, first) = house.go(&rendered, &[]);
+            assert!(!first.changed.is_empty());
+            let before = std::fs::metadata(&rendered.files[0].path).unwrap();
+            let again = house.generations.publish(manifest.id, &[&manifest]).unwrap();
+            assert_eq!(again, Published::default());
+            let after = std::fs::metadata(&rendered.files[0].path).unwrap();
+            assert_eq!((before.ino(), before.ctime_nsec()), (after.ino(), after.ctime_nsec()));
+        }
     }
 }
 
 #[test]
 fn a_drifted_mode_or_byte_is_seen_and_put_right() {
-    let house = House::new();
-    let path = house.path("a");
-    for rendered in [house.files(&[("a", "1", 0o640)]), house.directory(&[("a", "1", 0o640)])] {
-        let earlier = house.generations.list().unwrap().pop().map(|(_, manifest)| manifest.unwrap());
-        let (manifest, _) = house.go(&rendered, &earlier.iter().collect::<Vec<_>>());
-        assert_eq!(house.generations.live(&manifest), Live::Same);
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
-        let drift = (path.clone(), Difference::Mode { found: 0o666, want: 0o640 });
-        assert_eq!(house.generations.live(&manifest), Live::Differs(vec![drift.clone()]));
-        assert_eq!(differences(&rendered), vec![drift]);
-        assert_eq!(house.generations.publish(manifest.id, &[]).unwrap().changed, vec![path.clone()]);
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
-        std::fs::write(&path, "2").unwrap();
-        assert_eq!(house.generations.live(&manifest), Live::Differs(vec![(path.clone(), Difference::Bytes)]));
-        assert_eq!(live_bytes(&rendered, 0).unwrap().unwrap().expose(), b"2");
-        house.generations.publish(manifest.id, &[]).unwrap();
-        assert_eq!((house.text("a").as_str(), house.generations.live(&manifest)), ("1", Live::Same));
+    for house in House::both() {
+        let path = house.path("a");
+        for rendered in [house.files(&[("a", "1", 0o640)]), house.directory(&[("a", "1", 0o640)])] {
+            let earlier = house.generations.list().unwrap().pop().map(|(_, manifest)| manifest.unwrap());
+            let (manifest, _) = house.go(&rendered, &earlier.iter().collect::<Vec<_>>());
+            assert_eq!(house.generations.live(&manifest), Live::Same);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+            let drift = (path.clone(), Difference::Mode { found: 0o666, want: 0o640 });
+            assert_eq!(house.generations.live(&manifest), Live::Differs(vec![drift.clone()]));
+            assert_eq!(differences(&rendered), vec![drift]);
+            assert_eq!(house.generations.publish(manifest.id, &[]).unwrap().changed, vec![path.clone()]);
+            assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+            std::fs::write(&path, "2").unwrap();
+            assert_eq!(house.generations.live(&manifest), Live::Differs(vec![(path.clone(), Difference::Bytes)]));
+            assert_eq!(live_bytes(&rendered, 0).unwrap().unwrap().expose(), b"2");
+            house.generations.publish(manifest.id, &[]).unwrap();
+            assert_eq!((house.text("a").as_str(), house.generations.live(&manifest)), ("1", Live::Same));
+        }
     }
 }
 
@@ -286,17 +388,19 @@ fn missing_parents_are_made_so_that_the_target_can_pass() {
 
 #[test]
 fn going_forward_and_back_removes_only_files_that_are_still_ours() {
-    let house = House::new();
-    let (one, _) = house.go(&house.files(&[("a", "1", 0o600), ("gone", "old", 0o600), ("mine", "old", 0o600)]), &[]);
-    std::fs::write(house.path("mine"), "edited by hand").unwrap();
-    let (two, published) = house.go(&house.files(&[("a", "2", 0o600), ("new", "2", 0o600)]), &[&one]);
-    assert_eq!(house.names(), ["a", "mine", "new"]);
-    assert_eq!(published.left, [house.path("mine")]);
-    assert_eq!(published.changed, [house.path("a"), house.path("new"), house.path("gone")]);
-    std::fs::remove_file(house.path("mine")).unwrap();
-    house.generations.publish(one.id, &[&two]).unwrap();
-    assert_eq!(house.names(), ["a", "gone", "mine"]);
-    assert_eq!(house.generations.live(&one), Live::Same);
+    for house in House::both() {
+        let (one, _) =
+            house.go(&house.files(&[("a", "1", 0o600), ("gone", "old", 0o600), ("mine", "old", 0o600)]), &[]);
+        std::fs::write(house.path("mine"), "edited by hand").unwrap();
+        let (two, published) = house.go(&house.files(&[("a", "2", 0o600), ("new", "2", 0o600)]), &[&one]);
+        assert_eq!(house.names(), ["a", "mine", "new"]);
+        assert_eq!(published.left, [house.path("mine")]);
+        assert_eq!(published.changed, [house.path("a"), house.path("new"), house.path("gone")]);
+        std::fs::remove_file(house.path("mine")).unwrap();
+        house.generations.publish(one.id, &[&two]).unwrap();
+        assert_eq!(house.names(), ["a", "gone", "mine"]);
+        assert_eq!(house.generations.live(&one), Live::Same);
+    }
 }
 
 #[test]
@@ -398,26 +502,27 @@ fn a_very_long_name_is_published_all_the_same() {
 
 #[test]
 fn a_directory_changes_in_one_rename_and_keeps_nothing_old() {
-    let house = House::new();
-    let one = house.directory(&[("a.yaml", "a1", 0o640), ("conf.d/b", "b1", 0o604), ("conf.d/c", "c1", 0o600)]);
-    let (first, published) = house.go(&one, &[]);
-    assert_eq!(published.changed.len(), 4, "three files and the link conf.d: {published:?}");
-    let generation = std::fs::read_link(house.path("..data")).unwrap();
-    assert!(generation.to_str().unwrap().starts_with("..gen-000001-"));
-    assert_eq!(std::fs::read_link(house.path("conf.d")).unwrap(), Path::new("..data/conf.d"));
-    assert_eq!((house.text("a.yaml"), house.text("conf.d/b")), ("a1".to_owned(), "b1".to_owned()));
-    for (name, want) in [("..data/a.yaml", 0o640), ("..data/conf.d/b", 0o604), ("..data/conf.d", 0o755)] {
-        assert_eq!(mode(&house.path(name)), want, "{name}");
+    for house in House::both() {
+        let one = house.directory(&[("a.yaml", "a1", 0o640), ("conf.d/b", "b1", 0o604), ("conf.d/c", "c1", 0o600)]);
+        let (first, published) = house.go(&one, &[]);
+        assert_eq!(published.changed.len(), 4, "three files and the link conf.d: {published:?}");
+        let generation = std::fs::read_link(house.path("..data")).unwrap();
+        assert!(generation.to_str().unwrap().starts_with("..gen-000001-"));
+        assert_eq!(std::fs::read_link(house.path("conf.d")).unwrap(), Path::new("..data/conf.d"));
+        assert_eq!((house.text("a.yaml"), house.text("conf.d/b")), ("a1".to_owned(), "b1".to_owned()));
+        for (name, want) in [("..data/a.yaml", 0o640), ("..data/conf.d/b", 0o604), ("..data/conf.d", 0o755)] {
+            assert_eq!(mode(&house.path(name)), want, "{name}");
+        }
+        assert_eq!(mode(&house.path(generation.to_str().unwrap())), 0o755);
+        let (second, published) = house.go(&house.directory(&[("a.yaml", "a2", 0o640), ("z", "z", 0o600)]), &[&first]);
+        assert_eq!(house.names().len(), 4, "{:?}", house.names());
+        assert!(published.changed.contains(&house.path("conf.d/b")), "{published:?}");
+        assert_eq!((house.text("a.yaml"), house.text("z")), ("a2".to_owned(), "z".to_owned()));
+        assert_eq!(house.generations.live(&second), Live::Same);
+        assert!(matches!(house.generations.live(&first), Live::Differs(_)));
+        house.generations.publish(first.id, &[&second]).unwrap();
+        assert_eq!((house.generations.live(&first), house.names().len()), (Live::Same, 4));
     }
-    assert_eq!(mode(&house.path(generation.to_str().unwrap())), 0o755);
-    let (second, published) = house.go(&house.directory(&[("a.yaml", "a2", 0o640), ("z", "z", 0o600)]), &[&first]);
-    assert_eq!(house.names().len(), 4, "{:?}", house.names());
-    assert!(published.changed.contains(&house.path("conf.d/b")), "{published:?}");
-    assert_eq!((house.text("a.yaml"), house.text("z")), ("a2".to_owned(), "z".to_owned()));
-    assert_eq!(house.generations.live(&second), Live::Same);
-    assert!(matches!(house.generations.live(&first), Live::Differs(_)));
-    house.generations.publish(first.id, &[&second]).unwrap();
-    assert_eq!((house.generations.live(&first), house.names().len()), (Live::Same, 4));
 }
 
 #[test]
@@ -451,17 +556,18 @@ fn a_directory_that_others_use_so_is_refused() {
 
 #[test]
 fn a_target_may_get_a_directory_and_lose_it_again() {
-    let house = House::new();
-    let (plain, _) = house.go(&house.files(&[("a", "1", 0o600), ("b", "1", 0o600)]), &[]);
-    let (directory, _) = house.go(&house.directory(&[("a", "2", 0o600), ("c", "2", 0o600)]), &[&plain]);
-    assert_eq!((house.text("a"), house.text("c")), ("2".to_owned(), "2".to_owned()));
-    assert!(!house.path("b").exists());
-    assert_eq!(house.generations.live(&directory), Live::Same);
-    house.generations.publish(plain.id, &[&directory]).unwrap();
-    assert_eq!(house.names(), ["a", "b"]);
-    assert_eq!(house.generations.live(&plain), Live::Same);
-    house.generations.publish(directory.id, &[&plain]).unwrap();
-    assert_eq!(house.generations.live(&directory), Live::Same);
+    for house in House::both() {
+        let (plain, _) = house.go(&house.files(&[("a", "1", 0o600), ("b", "1", 0o600)]), &[]);
+        let (directory, _) = house.go(&house.directory(&[("a", "2", 0o600), ("c", "2", 0o600)]), &[&plain]);
+        assert_eq!((house.text("a"), house.text("c")), ("2".to_owned(), "2".to_owned()));
+        assert!(!house.path("b").exists());
+        assert_eq!(house.generations.live(&directory), Live::Same);
+        house.generations.publish(plain.id, &[&directory]).unwrap();
+        assert_eq!(house.names(), ["a", "b"]);
+        assert_eq!(house.generations.live(&plain), Live::Same);
+        house.generations.publish(directory.id, &[&plain]).unwrap();
+        assert_eq!(house.generations.live(&directory), Live::Same);
+    }
 }
 
 proptest! {
@@ -477,8 +583,9 @@ proptest! {
                 proptest::collection::vec(("[A-Z]{1,3}", proptest::collection::vec(any::<u8>(), 0..9)), 0..3),
                 any::<bool>(),
             ), 1..4),
+        sealed in any::<bool>(),
     ) {
-        let house = House::new();
+        let house = House::sealed_with(sealed.then(seal));
         let mut earlier: Option<Manifest> = None;
         for (files, env, in_directory) in rounds {
             // `a` and `a/b` cannot both be: the kind of each top name is its own folder of kinds.
@@ -518,7 +625,7 @@ proptest! {
 }
 
 fn open(path: &Path) -> Result<StateDir, FileError> {
-    StateDir::open(path)
+    StateDir::open(path, None)
 }
 
 #[test]

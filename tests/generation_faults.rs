@@ -21,10 +21,11 @@ use leasehold::durable::FileErrorKind;
 use leasehold::generation::{Generations, Live, Manifest, Origin};
 use leasehold::journal::JournalFile;
 use leasehold::render::{Rendered, RenderedFile};
+use leasehold::seal::Seal;
 use leasehold::secret::SecretBytes;
 use rustix::fs::{CWD, Mode, OFlags};
 
-const KINDS: [&str; 2] = ["plain", "directory"];
+const KINDS: [&str; 3] = ["plain", "directory", "sealed"];
 const NOBODY: u32 = 65534;
 
 fn is_root() -> bool {
@@ -53,12 +54,17 @@ impl Target {
         self.live.clone().unwrap_or_else(|| self.root.join("live"))
     }
 
+    /// Files one by one, and all that is kept of them sealed.
+    fn seal(&self) -> Option<Seal> {
+        (self.kind == "sealed").then(|| Seal::new(&[7; 32]).unwrap())
+    }
+
     fn generations(&self) -> Generations {
-        Generations::open(&self.root.join("state/generations"), &Key::new(b"test")).unwrap()
+        Generations::open(&self.root.join("state/generations"), &Key::new(b"test"), self.seal().as_ref()).unwrap()
     }
 
     fn journal(&self) -> JournalFile<String> {
-        JournalFile::new(&self.root.join("state"))
+        JournalFile::new(&self.root.join("state"), self.seal())
     }
 
     /// Files `a` and `b` in every version, one more that only this version has. Long enough to be torn if it can be.
@@ -130,6 +136,7 @@ fn origin() -> Origin {
         inputs: "i".to_owned(),
         snapshot: "s".to_owned(),
         versions: BTreeMap::new(),
+        previous: BTreeMap::new(),
     }
 }
 
@@ -162,6 +169,8 @@ fn rotate(target: &Target) {
     let generations = target.generations();
     let old = generations.manifest(*generations.ids().unwrap().first().unwrap()).unwrap();
     let staged = generations.stage(&target.version("new"), origin()).unwrap();
+    // As for a check; where there is no memory for it, what is sealed cannot be checked.
+    drop(generations.plain(staged.id()));
     target.journal().store(&"intent".to_owned()).unwrap();
     generations.publish(staged.id(), &[&old]).unwrap();
     target.journal().store(&"committed".to_owned()).unwrap();
@@ -208,6 +217,14 @@ fn assert_recovers(target: &Target, at: &str, least_id: u64) {
     let rendered = target.version("new");
     let staged = generations.stage(&rendered, origin()).unwrap();
     assert!(staged.id().0 > least_id, "{at}: {} was given twice", staged.id());
+    if let (Some(_), Ok(plain)) = (target.seal(), generations.plain(staged.id())) {
+        let scratch = plain.files()[0].parent().unwrap().parent().unwrap().to_owned();
+        drop(plain);
+        let (prefix, _) = scratch.file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap();
+        let left = std::fs::read_dir(scratch.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with(prefix)).collect();
+        assert!(left.is_empty(), "{at}: plaintext is left in {left:?}");
+    }
     generations.publish(staged.id(), &earlier.iter().collect::<Vec<_>>()).unwrap();
     assert_eq!(generations.live(&staged.manifest), Live::Same, "{at}");
     target.assert_tidy("new");

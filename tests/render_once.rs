@@ -63,7 +63,7 @@ impl World {
     }
 
     fn journal(&self, target: &str) -> Journal {
-        JournalFile::new(&self.path("state/targets").join(target)).load().unwrap().unwrap()
+        JournalFile::new(&self.path("state/targets").join(target), None).load().unwrap().unwrap()
     }
 
     fn generations(&self, target: &str) -> usize {
@@ -135,7 +135,7 @@ async fn a_generation_that_was_proven_stays_the_refuge() {
     let world = World::new(&plain());
     world.password(OLD);
     world.once().await;
-    let file = JournalFile::<Journal>::new(&world.path("state/targets/app"));
+    let file = JournalFile::<Journal>::new(&world.path("state/targets/app"), None);
     let mut journal = file.load().unwrap().unwrap();
     journal.committed.as_mut().unwrap().proven = true;
     file.store(&journal).unwrap();
@@ -279,7 +279,7 @@ async fn target_narrows_and_an_unknown_one_is_a_usage_error() {
 async fn another_agent_on_the_state_dir_is_told_and_nothing_is_written() {
     let world = World::new(&plain());
     world.password(OLD);
-    let _held = StateDir::open(&world.path("state")).unwrap();
+    let _held = StateDir::open(&world.path("state"), None).unwrap();
     let report = world.once().await;
     assert_eq!(report.exit_code(), 69, "{report}");
     assert!(report.to_string().contains("another agent"), "{report}");

@@ -61,6 +61,7 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
         clock: Arc::clone(&clock),
         dice: Arc::new(dice),
         on_reading: on_reading(audit.clone(), Arc::clone(&clock)),
+        keeping: state_dir.keeping(),
         cancel: cancel.clone(),
     };
     let watch = Watch::spawn(config, &stores, &prepared.uses, surroundings);
@@ -71,6 +72,13 @@ pub(super) async fn build(options: &Options) -> Result<Agent, Failed> {
         metrics: metrics.clone(),
         audit: audit.clone(),
         reload: reload_context(&prepared, &state_dir, options),
+        standing: {
+            let watch = watch.clone();
+            Arc::new(move |target, standing| {
+                let watch = watch.clone();
+                Box::pin(async move { watch.standing(&target, standing).await })
+            })
+        },
         files_only: !options.reload_targets,
         ends_with_process: !options.command.is_empty(),
     };
@@ -113,8 +121,8 @@ fn open(file: &Path, command: &[String]) -> Result<(StateDir, Prepared), Failed>
     } else {
         config::load_for_command(file, &environment, command)
     };
-    let path = match loaded {
-        Ok(loaded) => loaded.config.state_dir,
+    let config = match loaded {
+        Ok(loaded) => loaded.config,
         Err(_) => {
             let key = crate::state_dir::ephemeral_key().map_err(|e| Failed::of_file(&e))?;
             return match prepare(file, command, &key, &environment) {
@@ -123,7 +131,7 @@ fn open(file: &Path, command: &[String]) -> Result<(StateDir, Prepared), Failed>
             };
         }
     };
-    let state_dir = StateDir::open(&path).map_err(|e| Failed::of_file(&e))?;
+    let state_dir = StateDir::open(&config.state_dir, config.state_key.as_deref()).map_err(|e| Failed::of_file(&e))?;
     let prepared = prepare(file, command, state_dir.key(), &environment).map_err(|faulty| refuse(&faulty))?;
     Ok((state_dir, prepared))
 }
@@ -218,6 +226,7 @@ pub(super) fn assignment(prepared: &Prepared, watch: &WatchHandle, name: &str) -
         target: Arc::clone(config.targets.get(name)?),
         renderer: Arc::clone(prepared.renderers.get(name)?),
         snapshots: watch.snapshots(name)?,
+        dead: watch.dead(),
         withhold: prepared.loaded.confidential.auth_variables.clone(),
     })
 }

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use crate::config::model::{Locator, StoreName};
-use crate::secret::{Lease, Reading, SecretName, Version};
+use crate::secret::{Lease, Reading, SecretBytes, SecretName, Version};
 use crate::store::{Store, StoreError, StoreErrorKind};
 use crate::telemetry::audit::{Audit, Event};
 use crate::telemetry::mask::{self, Masked};
@@ -83,6 +84,14 @@ impl Store for Counted {
         Box::pin(async move { self.note(self.store.read(locator).await, |m| m.store_read(&self.name)) })
     }
 
+    fn read_again<'a>(
+        &'a self,
+        locator: &'a Locator,
+        current: &'a Reading,
+    ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
+        Box::pin(async move { self.note(self.store.read_again(locator, current).await, |m| m.store_read(&self.name)) })
+    }
+
     fn changed(&self) -> BoxFuture<'_, ()> {
         self.store.changed()
     }
@@ -99,7 +108,31 @@ impl Store for Counted {
         Box::pin(async move { self.note(self.store.renew(lease).await, |m| m.lease_renewed(&self.name)) })
     }
 
+    fn look_up<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
+        Box::pin(async move { self.note(self.store.look_up(lease).await, |_| {}) })
+    }
+
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.revoke(lease)
+        Box::pin(async move { self.note(self.store.revoke(lease).await, |_| {}) })
+    }
+
+    fn tend(&self) -> BoxFuture<'_, Result<Option<Duration>, StoreError>> {
+        Box::pin(async move { self.note(self.store.tend().await, |_| {}) })
+    }
+
+    fn session(&self) -> Option<SecretBytes> {
+        self.store.session()
+    }
+
+    fn session_revision(&self) -> u64 {
+        self.store.session_revision()
+    }
+
+    fn resume(&self, session: &SecretBytes) {
+        self.store.resume(session);
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.close()
     }
 }

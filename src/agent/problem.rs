@@ -9,6 +9,7 @@ use crate::config::{Fault, Faults};
 use crate::durable::{Cause, FileError, FileErrorKind};
 use crate::generation::Difference;
 use crate::render::{RenderError, RenderErrorKind};
+use crate::seal::KEY_ACT;
 use crate::store::{StoreError, StoreErrorKind};
 use crate::verify::{VerifyError, VerifyErrorKind};
 
@@ -61,6 +62,8 @@ impl Class {
         match (&error.cause, error.kind()) {
             (Cause::Refused(_), _) if error.op == "lock" => Self::Unavailable,
             (_, FileErrorKind::Denied) => Self::Denied,
+            (_, FileErrorKind::Missing) if error.op == KEY_ACT => Self::Missing,
+            (Cause::Refused(_) | Cause::Corrupt(_), _) if error.op == KEY_ACT => Self::Config,
             _ => Self::Io,
         }
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::model::{Config, TargetName};
 use crate::secret::{SecretName, Snapshot};
+use crate::state_dir::Keeping;
 use crate::store::StoreError;
 use crate::telemetry::mask::{self, Masked};
 use crate::watch::{self, Once, Stores, Surroundings, Uses};
@@ -25,13 +26,15 @@ pub(super) struct Readings {
 
 /// The stores of one command, and the masks of everything read from them, for as long as this lives.
 pub(super) struct Reader {
-    stores: Stores,
+    pub stores: Stores,
+    pub holding: watch::Holding,
     surroundings: Surroundings,
     _masked: Arc<Mutex<Vec<Masked>>>,
 }
 
 impl Reader {
-    pub fn new(stores: Stores) -> Self {
+    /// `uses` is the whole config's. `remember`: whether anything may be written into the state directory.
+    pub fn new(config: &Config, stores: Stores, uses: &Uses, keeping: Keeping, remember: bool) -> Self {
         let masked: Arc<Mutex<Vec<Masked>>> = Arc::default();
         let hold = Arc::clone(&masked);
         let surroundings = Surroundings {
@@ -40,9 +43,11 @@ impl Reader {
             on_reading: Arc::new(move |_, reading| {
                 hold.lock().unwrap_or_else(PoisonError::into_inner).push(mask::registry().reading(reading));
             }),
+            keeping,
             cancel: CancellationToken::new(),
         };
-        Self { stores, surroundings, _masked: masked }
+        let holding = watch::Holding::open(config, &stores, uses, &surroundings, remember);
+        Self { stores, holding, surroundings, _masked: masked }
     }
 
     /// Reads what `uses` names. A secret that cannot be read within the wait costs only the targets that use it.
@@ -50,7 +55,7 @@ impl Reader {
         let mut readings = Readings::default();
         let (mut uses, mut once) = (uses.clone(), once);
         while !uses.is_empty() {
-            match watch::read_once(config, &self.stores, &uses, &self.surroundings, once).await {
+            match watch::read_once(config, &self.stores, &uses, &self.surroundings, &self.holding, once).await {
                 Ok(snapshots) => {
                     readings.snapshots.extend(snapshots);
                     break;
@@ -63,6 +68,13 @@ impl Reader {
             }
         }
         readings
+    }
+}
+
+impl Reader {
+    /// Ends what nothing stands on, and writes down what is left to whoever comes after.
+    pub async fn finish(&self) {
+        self.holding.finish(&self.stores, tokio::time::Instant::now()).await;
     }
 }
 

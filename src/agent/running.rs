@@ -153,8 +153,12 @@ impl Agent {
         }
         let old = self.shared.config().clone();
         let new = &prepared.loaded.config;
-        if (old.state_dir != new.state_dir) || (old.admin != new.admin) || (old.audit != new.audit) {
-            tracing::warn!("`state_dir`, `admin` and `audit` are taken up at the next start only");
+        if (old.state_dir != new.state_dir)
+            || (old.state_key != new.state_key)
+            || (old.admin != new.admin)
+            || (old.audit != new.audit)
+        {
+            tracing::warn!("`state_dir`, `state_key`, `admin` and `audit` are taken up at the next start only");
         }
         let rebuilt = watch::rebuild(&old, &self.stores, new, self.state_dir.key());
         self.stores = counted(rebuilt, &self.stores, &self.shared.metrics);

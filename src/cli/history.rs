@@ -161,7 +161,7 @@ mod tests {
     fn without_an_agent_the_newest_entries_of_all_targets_are_merged_by_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let state = StateDir::open(&path).unwrap();
+        let state = StateDir::open(&path, None).unwrap();
         for (target, seconds) in [("a", [1, 4]), ("b", [2, 3])] {
             let folder = state.make_target(target).unwrap();
             let mut history = journal::History::<HistoryEntry>::open(&folder).unwrap();

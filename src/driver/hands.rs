@@ -7,19 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::OnStanding;
 use super::inputs::Inputs;
 use super::operation::{Answer, failpoints, name};
 use super::trial::Trying;
 use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::durable::FileError;
 use crate::failpoint;
-use crate::generation::{GenerationId, Generations, Manifest, Origin, PublishError, Published};
+use crate::generation::{GenerationId, Generations, Manifest, Origin, Plain, PublishError, Published};
 use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::Exit;
 use crate::reload::{Change, GRACE, Reload, ReloadError, ReloadErrorKind, Taken};
 use crate::render::Rendered;
 use crate::rotation::{Effect, Event, Generation, Journal};
+use crate::secret::Standing;
 use crate::verify;
 
 /// Everything that operations touch.
@@ -43,6 +45,8 @@ pub(super) struct Hands {
     pub files_only: bool,
     /// Whether this life of the agent has published a generation: before, files that were in memory may be gone.
     pub published: Arc<AtomicBool>,
+    /// Told what the target stands on.
+    pub standing: OnStanding,
     /// How the supervised process ended while an operation watched it.
     pub last_exit: Option<Exit>,
     /// When the process was last told, or started.
@@ -63,7 +67,11 @@ impl Hands {
             Effect::Reload { generation, needed } => self.reload(generation, needed).await,
             Effect::Probe(generation) => self.probe(generation).await,
             Effect::Halt => self.halt().await,
-            Effect::Prune { keep, using: _ } => self.prune(&keep).await,
+            Effect::Prune { keep, using } => {
+                let pruned = self.prune(&keep).await;
+                self.tell_standing(using).await;
+                pruned
+            }
             Effect::Wait { .. } | Effect::Report(_) | Effect::Stopped => Answer::of(Event::Done),
         };
         failpoint::hit(after);
@@ -90,29 +98,39 @@ impl Hands {
             Some((staged, inputs)) if *staged == generation => Arc::clone(inputs),
             _ => return Answer::for_now(format!("generation {generation} was staged by another life of the agent")),
         };
-        let staged = match self.generations.staged(GenerationId(generation)) {
-            Ok(staged) => staged,
+        let plain = match self.plain(generation).await {
+            Ok(plain) => plain,
             Err(error) => return Answer::for_now(error),
         };
-        let paths: Vec<_> = (0..self.target.files.len()).filter_map(|i| staged.file_path(i)).collect();
+        let paths = plain.as_ref().map_or(&[][..], Plain::files);
         let (target, inherit) = (&self.target, &self.probe.inherit);
-        match verify::verify(&inputs.renderer, &inputs.snapshot, &paths, target, inherit).await {
+        match verify::verify(&inputs.renderer, &inputs.snapshot, paths, target, inherit).await {
             Ok(()) => Answer::of(Event::Done),
             Err(error) if error.for_good => Answer::for_good(error.message),
             Err(error) => Answer::for_now(error.message),
         }
     }
 
+    /// The files for `check` commands, where there are any.
+    async fn plain(&mut self, generation: Generation) -> Result<Option<Plain>, FileError> {
+        if self.target.files.iter().all(|file| file.check.is_none()) {
+            return Ok(None);
+        }
+        let generations = self.generations.clone();
+        blocking(move || generations.plain(GenerationId(generation))).await.map(Some)
+    }
+
     async fn save(&mut self, journal: Journal) -> Answer {
         let (file, document) = (Arc::clone(&self.journal), journal.clone());
         match blocking(move || file.store(&document)).await {
             Ok(()) => {
-                let keep = journal.keep();
+                let (keep, using) = (journal.keep(), journal.using());
                 let closed = journal.intent.is_none();
                 self.saved = journal;
                 if self.files_only && closed {
                     // Without a process nothing is ever proven, so the machine never prunes; the files may go all the same.
                     self.prune(&keep).await;
+                    self.tell_standing(using).await;
                 }
                 Answer::of(Event::Done)
             }
@@ -241,6 +259,25 @@ impl Hands {
         }
     }
 
+    /// Tells what leases the target stands on: those of these generations, and of the newest inputs.
+    async fn tell_standing(&mut self, using: Vec<Generation>) {
+        let generations = self.generations.clone();
+        let using = blocking(move || generations.readings(using.into_iter().map(GenerationId))).await;
+        match using {
+            Ok(using) => {
+                let mut standing = Standing { using, ..Standing::default() };
+                if let Some(newest) = &self.newest {
+                    standing.newest = newest.snapshot.readings();
+                    standing.rejected = self.saved.is_quarantined(newest.digest);
+                }
+                (self.standing)(Arc::clone(&self.target.name), standing).await;
+            }
+            Err(error) => tracing::warn!(
+                target_name = %self.target.name, "{error}; what leases it uses is not known, and none is revoked"
+            ),
+        }
+    }
+
     async fn prune(&mut self, keep: &[Generation]) -> Answer {
         let keep: BTreeSet<_> = keep.iter().copied().map(GenerationId).collect();
         let generations = self.generations.clone();
@@ -269,6 +306,7 @@ fn stage(
         inputs: inputs.digest.to_string(),
         snapshot: inputs.renderer.snapshot_digest(&inputs.snapshot),
         versions: inputs.versions(),
+        previous: inputs.previous(),
     };
     generations.stage(&rendered, origin).map(|staged| Some(staged.id())).map_err(Answer::for_now)
 }

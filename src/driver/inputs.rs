@@ -26,4 +26,10 @@ impl Inputs {
         let used = self.renderer.used_secrets().iter();
         used.filter_map(|name| Some((name.to_string(), self.snapshot.secrets.get(name)?.version.clone()))).collect()
     }
+
+    /// The versions in use as `previous`.
+    pub fn previous(&self) -> BTreeMap<String, Version> {
+        let all = self.snapshot.previous.iter();
+        all.map(|(name, reading)| (name.to_string(), reading.version.clone())).collect()
+    }
 }

@@ -1,5 +1,6 @@
 //! A driver's loop: wait for what happens, feed the machine, begin what it says.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,12 +16,13 @@ use super::operation::{Answer, name};
 use super::record::Record;
 use super::{Assignment, Command, DriverError, Refused, Surroundings, view};
 use crate::config::model::{ReloadConfig, TargetConfig};
-use crate::generation::{GenerationId, Generations};
+use crate::generation::{GenerationId, Generations, Manifest};
 use crate::journal::JournalFile;
 use crate::probe;
 use crate::process::{Exit, Inherit};
 use crate::reload::{self, exec};
 use crate::rotation::{Effect, Event, Phase, Plan, Policy, Retry, State, recover, step};
+use crate::secret::{SecretName, Version};
 use crate::state_dir::StateDir;
 use crate::telemetry::view::TargetView;
 
@@ -49,6 +51,8 @@ enum Woken {
     Timer,
     Died(Exit),
     Appeared,
+    /// Credentials have ended.
+    Ended,
 }
 
 pub(super) struct Life {
@@ -68,6 +72,7 @@ pub(super) struct Life {
     pub(super) stop: CancellationToken,
     pub(super) stopped: bool,
     pub(super) record: Record,
+    pub(super) generations: Generations,
     pub(super) view: Arc<Mutex<TargetView>>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) forward: Arc<Mutex<Option<exec::Forward>>>,
@@ -96,19 +101,22 @@ impl Life {
         let name = target.name.to_string();
         let state_error = |source| DriverError::State { target: name.clone(), source };
         let dir = state_dir.make_target(&name).map_err(state_error)?;
-        let generations = Generations::open(&state_dir.generations(&name), state_dir.key()).map_err(state_error)?;
-        let file = JournalFile::new(&dir);
+        let seal = state_dir.seal(&name);
+        let generations = Generations::open(&state_dir.generations(&name), state_dir.key(), seal.as_ref());
+        let generations = generations.map_err(state_error)?;
+        let file = JournalFile::new(&dir, seal);
         let journal = load_journal(&file).map_err(state_error)?;
         let context = context_for(&assignment, &surroundings.reload);
         let reload = reload::build(&target.reload, &context)
             .map_err(|source| DriverError::Reload { target: name.clone(), source })?;
         let forward = Arc::new(Mutex::new(reload.forward()));
         let committed = journal.committed.and_then(|c| generations.manifest(GenerationId(c.generation)).ok());
-        let mut record = Record::open(&dir, &name, committed, &surroundings).map_err(state_error)?;
+        let mut record =
+            Record::open(&dir, &generations, &name, committed.clone(), &surroundings).map_err(state_error)?;
         let published = Arc::new(AtomicBool::new(false));
         let hands = Hands {
             target: Arc::clone(&target),
-            generations,
+            generations: generations.clone(),
             journal: Arc::new(file),
             saved: journal.clone(),
             reload,
@@ -122,8 +130,10 @@ impl Life {
             published: Arc::clone(&published),
             last_exit: None,
             told_at: None,
+            standing: Arc::clone(&surroundings.standing),
         };
-        let (state, effects) = recover(journal, policy(&target, surroundings.files_only), false);
+        let expired = committed.as_ref().is_some_and(|manifest| hangs_on(manifest, &assignment.dead.borrow()));
+        let (state, effects) = recover(journal, policy(&target, surroundings.files_only), expired);
         if let Phase::Back(_, Plan { failed: Some(failed), .. }) = state.phase {
             record.never_judged(failed.generation);
         }
@@ -145,6 +155,7 @@ impl Life {
             stop,
             stopped: false,
             record,
+            generations,
             view: Arc::clone(&view),
             changed,
             forward,
@@ -188,6 +199,7 @@ impl Life {
                 }
                 Woken::Died(exit) => self.died(exit),
                 Woken::Appeared => self.feed(Event::Appeared),
+                Woken::Ended => self.credentials_ended(),
             }
             self.given_up();
             self.released();
@@ -206,6 +218,7 @@ impl Life {
             () = stop.cancelled(), if !state.stopping => Woken::Stop,
             Some(command) = commands.recv() => Woken::Asked(command),
             changed = assignment.snapshots.changed(), if !closed => Woken::Inputs(changed.is_ok()),
+            Ok(()) = assignment.dead.changed() => Woken::Ended,
             () = until(timer) => Woken::Timer,
             seen = watched(hands, waiting, look) => seen,
         }
@@ -302,6 +315,16 @@ impl Life {
         }
     }
 
+    /// Tells the machine where the committed generation hangs on credentials that have ended.
+    fn credentials_ended(&mut self) {
+        let dead = Arc::clone(&self.assignment.dead.borrow_and_update());
+        let committed = self.state.journal.committed.map(|c| GenerationId(c.generation));
+        let manifest = committed.and_then(|id| self.generations.manifest(id).ok());
+        if !self.state.expired && manifest.is_some_and(|manifest| hangs_on(&manifest, &dead)) {
+            self.feed(Event::Expired);
+        }
+    }
+
     fn end_with(&mut self, exit: Exit) {
         self.by_itself = Some(exit);
         self.feed(Event::Stop);
@@ -337,6 +360,12 @@ impl Life {
         }
         Ended { exit, by_itself: self.by_itself.is_some() }
     }
+}
+
+/// Whether a generation was made from any of these.
+fn hangs_on(manifest: &Manifest, dead: &BTreeSet<(SecretName, Version)>) -> bool {
+    let versions = manifest.origin.versions.iter();
+    versions.map(|(name, version)| (SecretName::new(name.as_str()), version.clone())).any(|key| dead.contains(&key))
 }
 
 pub(super) fn policy(target: &TargetConfig, files_only: bool) -> Policy {

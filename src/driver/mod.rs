@@ -12,17 +12,19 @@ mod record;
 mod trial;
 mod view;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::model::TargetConfig;
+use crate::config::model::{TargetConfig, TargetName};
 use crate::reload;
 use crate::render::Renderer;
-use crate::secret::Snapshot;
+use crate::secret::{SecretName, Snapshot, Standing, Version};
 use crate::state_dir::StateDir;
 use crate::telemetry::audit::{Actor, Audit};
 use crate::telemetry::metrics::Metrics;
@@ -32,6 +34,11 @@ pub use life::Ended;
 
 /// A target's snapshots, the newest only.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// Told what a target stands on: see [`Standing`].
+pub type OnStanding = Arc<dyn Fn(TargetName, Standing) -> BoxFuture<'static, ()> + Send + Sync>;
+/// Readings that ended while a target might still go back to them.
+pub type Dead = watch::Receiver<Arc<BTreeSet<(SecretName, Version)>>>;
 
 /// What a driver is given of the world.
 #[derive(Clone)]
@@ -46,6 +53,8 @@ pub struct Surroundings {
     pub audit: Audit,
     /// What a reload needs (its `target` is set for each).
     pub reload: reload::Context,
+    /// Told what each target stands on, so that leases of everything else can be revoked.
+    pub standing: OnStanding,
     /// Whether target processes are left alone: `agent render`.
     pub files_only: bool,
     /// Whether the agent ends when this supervised process ends by itself: `agent run -- CMD`.
@@ -61,6 +70,8 @@ pub struct Assignment {
     pub renderer: Arc<Renderer>,
     /// Its inputs.
     pub snapshots: Snapshots,
+    /// What has ended before its time.
+    pub dead: Dead,
     /// Variables that a process is not to inherit: the agent's own credentials, as the config names them.
     pub withhold: Vec<String>,
 }

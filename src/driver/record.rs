@@ -1,7 +1,7 @@
 //! What people are told of rotations: history, metrics, audit and log, from the same effects.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) struct Record {
     /// Why the last operation that failed did; masked.
     pub reason: Option<String>,
     pub certificates: BTreeMap<String, Timestamp>,
-    generations: PathBuf,
+    generations: Generations,
     surroundings: Surroundings,
     history: History<HistoryEntry>,
     began: Option<Timestamp>,
@@ -40,6 +40,7 @@ pub(super) struct Record {
 impl Record {
     pub fn open(
         dir: &Path,
+        generations: &Generations,
         target: &str,
         committed: Option<Manifest>,
         surroundings: &Surroundings,
@@ -53,7 +54,7 @@ impl Record {
             last_success: success.map(|e| e.ended_at),
             reason: newest.and_then(|e| e.reason.clone()),
             certificates: BTreeMap::new(),
-            generations: dir.join("generations"),
+            generations: generations.clone(),
             surroundings: surroundings.clone(),
             history: History::open(dir)?,
             began: None,
@@ -180,8 +181,7 @@ impl Record {
     }
 
     fn manifest(&self, generation: Generation) -> Result<Manifest, FileError> {
-        let key = &self.surroundings.reload.key;
-        Generations::view(&self.generations, key).manifest(GenerationId(generation))
+        self.generations.manifest(GenerationId(generation))
     }
 
     /// The inputs' digest of a retained generation.

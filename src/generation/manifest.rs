@@ -30,6 +30,9 @@ pub struct Origin {
     pub snapshot: String,
     /// The versions used, by the secret's name. Names and versions are no secrets.
     pub versions: BTreeMap<String, Version>,
+    /// The versions used as `previous`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub previous: BTreeMap<String, Version>,
 }
 
 /// The manifest of one generation.

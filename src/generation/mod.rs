@@ -12,6 +12,7 @@ mod live;
 mod load;
 mod manifest;
 mod place;
+mod plain;
 mod publish;
 mod stage;
 
@@ -27,9 +28,13 @@ use crate::digest::Key;
 use crate::durable::{self, Dir, FileError, Temp};
 use crate::failpoint;
 use crate::render::Rendered;
+use crate::scratch::Scratch;
+use crate::seal::Seal;
+use crate::secret::{SecretName, Version};
 
 pub use live::{Difference, Live, differences, live_bytes};
 pub use manifest::{Manifest, ManifestFile, Origin, OutputDigests};
+pub use plain::Plain;
 pub use publish::{PublishError, Published};
 pub use stage::Staged;
 
@@ -78,21 +83,24 @@ pub type Listed = (GenerationId, Result<Manifest, FileError>);
 ///     health.json         the rendered health request
 /// ```
 ///
-/// One writer at a time: whoever holds the lock of the state directory. Everything is 0600 and synced. Digests are keyed
-/// with the state directory's key; a generation that does not match its own is reported, and never published.
+/// One writer at a time: whoever holds the lock of the state directory. Everything is 0600 and synced; with a seal, the
+/// manifest and every blob are sealed, each for its own place ([`Generations::plain`] is for who must find them in files).
+/// A generation from before there was a key is read as it is. Digests are of the plaintext, and keyed with the state directory's key; a generation that does not match its own is reported, and never published.
 /// Removed generations are unlinked, not overwritten: on a copy-on-write disk that would prove nothing.
 #[derive(Clone)]
 pub struct Generations {
     dir: PathBuf,
     key: Key,
+    seal: Option<Seal>,
 }
 
 impl Generations {
-    /// Opens (or makes) the folder, and removes what a crash left half-staged or half-pruned.
+    /// Opens (or makes) the folder, and removes what a crash left half-staged, half-pruned or half-verified. `seal` is the
+    /// one of the target's folder.
     ///
     /// # Errors
     /// Whatever the system answers.
-    pub fn open(dir: &Path, key: &Key) -> Result<Self, FileError> {
+    pub fn open(dir: &Path, key: &Key, seal: Option<&Seal>) -> Result<Self, FileError> {
         durable::create_dir_private(dir)?;
         let opened = Dir::open(dir)?;
         for name in opened.names()? {
@@ -100,12 +108,14 @@ impl Generations {
                 opened.remove_tree(&name)?;
             }
         }
-        Ok(Self::view(dir, key))
+        let opened = Self::view(dir, key, seal);
+        Scratch::sweep(&opened.scratch_prefix());
+        Ok(opened)
     }
 
     /// Looks at the folder without touching it. The caller owes not to stage, prune or publish through it.
-    pub fn view(dir: &Path, key: &Key) -> Self {
-        Self { dir: dir.to_owned(), key: key.clone() }
+    pub fn view(dir: &Path, key: &Key, seal: Option<&Seal>) -> Self {
+        Self { dir: dir.to_owned(), key: key.clone(), seal: seal.map(|seal| seal.within("generations")) }
     }
 
     /// The numbers of what is retained, the oldest first. Says nothing about whether it is whole.
@@ -136,6 +146,23 @@ impl Generations {
     /// Where the folder itself cannot be listed.
     pub fn list(&self) -> Result<Vec<Listed>, FileError> {
         Ok(self.ids()?.into_iter().map(|id| (id, self.manifest(id))).collect())
+    }
+
+    /// The readings that these generations were made from, by name and version.
+    ///
+    /// # Errors
+    /// Where one of them is not there or no good: then nobody knows.
+    pub fn readings(
+        &self,
+        ids: impl IntoIterator<Item = GenerationId>,
+    ) -> Result<BTreeSet<(SecretName, Version)>, FileError> {
+        let mut readings = BTreeSet::new();
+        for id in ids {
+            let origin = self.manifest(id)?.origin;
+            let all = origin.versions.into_iter().chain(origin.previous);
+            readings.extend(all.map(|(name, version)| (SecretName::new(name), version)));
+        }
+        Ok(readings)
     }
 
     /// What staging this would answer as its digests: tells, before anything is written, whether there is anything to do.

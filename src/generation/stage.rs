@@ -1,5 +1,6 @@
 //! Writing a generation beside the live files.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,11 @@ use crate::durable::{self, Attributes, Dir, FileError};
 use crate::failpoint;
 use crate::render::Rendered;
 
+/// What a manifest and a blob are sealed for.
+pub(super) const MANIFEST: &str = "generation.manifest";
+pub(super) const BLOB: &str = "generation.blob";
+/// The manifest's name in its generation.
+pub(super) const MANIFEST_FILE: &str = "manifest.json";
 /// Names that begin so are half-done and go at the next start.
 pub(super) const TMP: &str = ".tmp-";
 /// Remembers the next number where no folder does.
@@ -21,19 +27,12 @@ pub(super) const NEXT: &str = "next";
 pub struct Staged {
     /// What it says about itself.
     pub manifest: Manifest,
-    folder: PathBuf,
 }
 
 impl Staged {
     /// Its number.
     pub fn id(&self) -> GenerationId {
         self.manifest.id
-    }
-
-    /// The staged bytes of the file with this index, for a `check`: 0600, under the file's own name (files of a
-    /// `directory` lie beside each other as they will there). None where there is no such file.
-    pub fn file_path(&self, index: usize) -> Option<PathBuf> {
-        self.manifest.files.get(index).map(|file| self.folder.join(&file.blob))
     }
 }
 
@@ -64,15 +63,7 @@ impl Generations {
         failpoint::hit("stage.after_rename");
         dir.sync()?;
         failpoint::hit("stage.after_sync");
-        Ok(Staged { manifest, folder })
-    }
-
-    /// A generation that was staged before, as [`Generations::stage`] answered it.
-    ///
-    /// # Errors
-    /// As [`Generations::manifest`].
-    pub fn staged(&self, id: GenerationId) -> Result<Staged, FileError> {
-        Ok(Staged { manifest: self.manifest(id)?, folder: self.dir.join(id.folder()) })
+        Ok(Staged { manifest })
     }
 
     fn next_id(&self) -> Result<GenerationId, FileError> {
@@ -99,7 +90,7 @@ impl Generations {
         origin: Origin,
     ) -> Result<Manifest, FileError> {
         let folder = dir.make(OsStr::new(tmp), 0o700)?;
-        let files = self.write_files(&folder, rendered)?;
+        let files = self.write_files(&folder, id, rendered)?;
         let env = manifest::encode_env(&rendered.env, folder.path())?;
         let health = manifest::encode_health(rendered.health.as_ref(), folder.path())?;
         let mut manifest = Manifest {
@@ -115,7 +106,7 @@ impl Generations {
         };
         for (name, bytes) in [("env.json", env), ("health.json", health)] {
             if let Some(bytes) = bytes {
-                write(&folder, name, bytes.expose())?;
+                write(&folder, name, &self.sealed(BLOB, id, Path::new(name), bytes.expose())?)?;
             }
         }
         let unencodable = |_| {
@@ -127,12 +118,13 @@ impl Generations {
             )
         };
         manifest.seal = manifest.sealed_as(&self.key).map_err(unencodable)?;
-        write(&folder, "manifest.json", &serde_json::to_vec_pretty(&manifest).map_err(unencodable)?)?;
+        let bytes = serde_json::to_vec_pretty(&manifest).map_err(unencodable)?;
+        write(&folder, MANIFEST_FILE, &self.sealed(MANIFEST, id, Path::new(MANIFEST_FILE), &bytes)?)?;
         folder.sync()?;
         Ok(manifest)
     }
 
-    fn write_files(&self, folder: &Dir, rendered: &Rendered) -> Result<Vec<ManifestFile>, FileError> {
+    fn write_files(&self, folder: &Dir, id: GenerationId, rendered: &Rendered) -> Result<Vec<ManifestFile>, FileError> {
         let root = folder.make(OsStr::new("files"), 0o700)?;
         let mut taken = BTreeSet::new();
         let mut paths = BTreeSet::new();
@@ -143,11 +135,12 @@ impl Generations {
                 return Err(FileError::refused("stage", &file.path, why, "give each file a path of its own"));
             }
             let name = blob_name(rendered.directory.as_deref(), &file.path, index, &taken)?;
-            write_nested(&root, &name, file.bytes.expose())?;
-            taken.insert(name.clone());
+            let blob = Path::new("files").join(&name);
+            write_nested(&root, &name, &self.sealed(BLOB, id, &blob, file.bytes.expose())?)?;
+            taken.insert(name);
             files.push(ManifestFile {
                 path: file.path.clone(),
-                blob: Path::new("files").join(name),
+                blob,
                 content: Blob::of(&self.key, file.bytes.expose()),
                 mode: file.mode,
                 uid: file.uid,
@@ -157,6 +150,20 @@ impl Generations {
         }
         root.sync()?;
         Ok(files)
+    }
+
+    /// The bytes to write in a generation's place.
+    fn sealed<'a>(
+        &self,
+        purpose: &str,
+        id: GenerationId,
+        name: &Path,
+        bytes: &'a [u8],
+    ) -> Result<Cow<'a, [u8]>, FileError> {
+        let Some(seal) = &self.seal else { return Ok(Cow::Borrowed(bytes)) };
+        let place = Path::new(&id.folder()).join(name);
+        let sealed = seal.seal(purpose, &place, bytes).map_err(|error| error.at(&self.dir.join(&place)))?;
+        Ok(Cow::Owned(sealed))
     }
 }
 

@@ -99,7 +99,7 @@ impl Journal {
     }
 
     /// The generations whose leases must live.
-    pub(super) fn using(&self) -> Vec<Generation> {
+    pub fn using(&self) -> Vec<Generation> {
         self.committed.into_iter().chain(self.refuge).map(|c| c.generation).collect()
     }
 }

@@ -82,7 +82,13 @@ pub trait Store: Send + Sync {
         None
     }
 
-    /// Goes on with the session of an earlier life, if it is one and still lives; to be called before anything else.
+    /// Moves whenever [`Store::session`] may answer otherwise than before. Cheap.
+    fn session_revision(&self) -> u64 {
+        0
+    }
+
+    /// Goes on with the session of an earlier life, if it is one of this very server and login
+    /// (else it is ignored) and still lives; to be called before anything else.
     fn resume(&self, _session: &SecretBytes) {}
 
     /// Ends the session where this store began it (a login; never a token that somebody gave). For `on_stop: revoke`.

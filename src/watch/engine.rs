@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::faults::Faults;
+use super::keeper::{Keeper, Kept};
 use super::memory::Memory;
 use super::overlap::Now;
 use super::slot::{self, Answering, Read};
@@ -34,6 +35,7 @@ pub(super) struct Engine {
     listeners: BTreeMap<StoreName, Listener>,
     changes: (mpsc::Sender<StoreName>, mpsc::Receiver<StoreName>),
     memory: Memory,
+    pub(super) keeper: Keeper,
     /// What is remembered differs from what is written; when to write it.
     unsaved: Option<Instant>,
     save_failed: bool,
@@ -57,6 +59,7 @@ enum Event {
     Command(Command),
     Changed(StoreName),
     Read(SecretName, u64, Box<Read>),
+    Kept(Kept),
     Time,
 }
 
@@ -68,7 +71,11 @@ impl Engine {
         surroundings: Surroundings,
     ) -> (Self, Arc<Mutex<State>>, mpsc::Sender<Command>) {
         let (tell, commands) = mpsc::channel(16);
-        let state = Arc::new(Mutex::new(State::new(Instant::now())));
+        let now = Now { wall: (surroundings.clock)(), mono: Instant::now() };
+        let mut state = State::new(now.mono);
+        let keeper = Keeper::open(&mut state, config, stores, uses, &surroundings, now);
+        let state = Arc::new(Mutex::new(state));
+        let memory = Memory::load(&config.state_dir, &surroundings.keeping);
         let mut engine = Self {
             state: Arc::clone(&state),
             surroundings,
@@ -76,7 +83,8 @@ impl Engine {
             reads: FuturesUnordered::new(),
             listeners: BTreeMap::new(),
             changes: mpsc::channel(16),
-            memory: Memory::load(&config.state_dir),
+            memory,
+            keeper,
             unsaved: None,
             save_failed: false,
             faults: Faults::default(),
@@ -101,17 +109,26 @@ impl Engine {
                 }
                 Event::Changed(store) => self.store_changed(&store),
                 Event::Read(name, id, read) => self.finish(&name, id, *read),
+                Event::Kept(kept) => {
+                    let now = self.now();
+                    self.keeper.kept(&mut lock(&self.state), kept, now, &*self.surroundings.dice);
+                }
+                Event::Command(Command::Standing { target, standing }) => {
+                    let now = self.now();
+                    lock(&self.state).standing(&target, &standing, now, &*self.surroundings.dice);
+                }
                 Event::Time => self.time(),
             }
         }
         if self.unsaved.is_some() {
             self.save().await;
         }
+        self.keeper.end(&self.state).await;
         lock(&self.state).close();
     }
 
     async fn next(&mut self) -> Event {
-        let due = lock(&self.state).timers.next().into_iter().chain(self.unsaved).min();
+        let due = lock(&self.state).due().into_iter().chain(self.unsaved).min();
         let time = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -124,6 +141,7 @@ impl Engine {
             Some((name, id, read)) = self.reads.next(), if !self.reads.is_empty() => {
                 Event::Read(name, id, Box::new(read))
             }
+            kept = self.keeper.next() => Event::Kept(kept),
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(store) = self.changes.1.recv() => Event::Changed(store),
             () = time => Event::Time,
@@ -137,6 +155,7 @@ impl Engine {
     fn configure(&mut self, config: &Config, stores: &Stores, uses: &Uses) {
         let now = self.now();
         let mut state = lock(&self.state);
+        Keeper::take_over(&mut state, stores, now.mono);
         for slot in state.slots.values() {
             self.faults.forget(&slot.config.store, &slot.config.name);
         }
@@ -182,8 +201,8 @@ impl Engine {
     fn begin(&mut self, name: &SecretName) {
         let state = lock(&self.state);
         let Some(slot) = state.slots.get(name) else { return };
-        let (id, previous) = (slot.id, !slot.config.overlap.is_zero());
-        let read = slot.source.clone().read(name.clone(), slot.config.locator.clone(), previous);
+        let id = slot.id;
+        let read = slot.source.clone().read(name.clone(), slot.config.locator.clone(), slot.known());
         let name = name.clone();
         self.reads.push(Box::pin(async move { (name, id, read.await) }));
     }
@@ -193,7 +212,8 @@ impl Engine {
         let mut begin = Vec::new();
         {
             let mut state = lock(&self.state);
-            for name in names.unwrap_or_else(|| state.slots.keys().cloned().collect()) {
+            // What is made anew by reading is made anew only for who asks for it by name.
+            for name in names.unwrap_or_else(|| state.free_to_read()) {
                 let answering = match state.slots.get_mut(&name) {
                     Some(slot) => {
                         let (begins, answering) = slot.want_answer();
@@ -240,6 +260,7 @@ impl Engine {
 
     fn time(&mut self) {
         let now = Instant::now();
+        self.keeper.time(&mut lock(&self.state), self.now(), &*self.surroundings.dice);
         loop {
             let mut state = lock(&self.state);
             let Some(timer) = state.timers.pop(now) else { break };
@@ -254,6 +275,7 @@ impl Engine {
                     }
                 }
                 Timer::Emit(target) => state.settled(target),
+                Timer::Tend(store) => self.keeper.tend(&state, store),
             }
         }
     }
@@ -271,6 +293,7 @@ impl Engine {
         if remember || self.unsaved.is_some_and(|at| at <= now.mono) {
             self.save().await;
         }
+        self.keeper.save_if_due(&self.state, now.mono).await;
         lock(&self.state).emit(due);
     }
 

@@ -1,7 +1,9 @@
 //! `state_dir/overlap.json`: what has to survive a restart so that a `previous` does. 0600, replaced atomically, synced.
 //!
 //! It holds, for each secret with an `overlap` or a `max_age`: the version in use and when it changed; and with an
-//! `overlap`, where the store keeps no versions itself, the values in use and the values before.
+//! `overlap`, where the store keeps no versions itself, the values in use and the values before: the whole file sealed
+//! under `state_key`, or in the clear where `state_dir` is in memory. Elsewhere no value is written, and after a restart
+//! such a secret has no `previous`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,12 +18,16 @@ use super::overlap::{Now, Overlap};
 use super::record::{Book, Record};
 use crate::config::model::SecretConfig;
 use crate::secret::SecretName;
+use crate::state_dir::Keeping;
 
 /// The file's name in `state_dir`.
 pub const FILE: &str = "overlap.json";
 
+const PURPOSE: &str = "overlap";
+
 pub(super) struct Memory {
     path: PathBuf,
+    keeping: Keeping,
     /// Of secrets that are declared but not in use here (`--target` narrows): kept as they are.
     others: BTreeMap<SecretName, Record>,
 }
@@ -33,11 +39,16 @@ pub(super) fn remembers(secret: &SecretConfig) -> bool {
 
 impl Memory {
     /// Reads the file, if there is one. What cannot be read is forgotten, loudly: a start must not hang on it.
-    pub(super) fn load(state_dir: &Path) -> Self {
-        let path = state_dir.join(FILE);
+    pub(super) fn load(state_dir: &Path, keeping: &Keeping) -> Self {
+        let (path, keeping) = (state_dir.join(FILE), keeping.clone());
         let book = match read(&path) {
-            Ok(bytes) => Book::parse(&bytes),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Self { path, others: BTreeMap::new() },
+            Ok(bytes) => match keeping.decode(PURPOSE, Path::new(FILE), bytes) {
+                Ok(bytes) => Book::parse(bytes.expose()),
+                Err(error) => Err(error.to_string()),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Self { path, keeping, others: BTreeMap::new() };
+            }
             Err(error) => Err(error.to_string()),
         };
         let secrets = book.map(|book| book.secrets).unwrap_or_else(|why| {
@@ -47,7 +58,11 @@ impl Memory {
             );
             BTreeMap::new()
         });
-        Self { path, others: secrets.into_iter().map(|(name, record)| (SecretName::new(name), record)).collect() }
+        Self {
+            path,
+            keeping,
+            others: secrets.into_iter().map(|(name, record)| (SecretName::new(name), record)).collect(),
+        }
     }
 
     /// What is remembered of a secret, which is henceforth its slot's to keep.
@@ -84,9 +99,14 @@ impl Memory {
             Record::of(overlap, secret.overlap).map(|record| (secret.name.clone(), record))
         });
         let others = self.others.iter().map(|(name, record)| (name.clone(), record.clone()));
-        let book = Book::new(used.chain(others));
+        let all = used.chain(others);
+        let keeps_values = self.keeping.keeps_values();
+        let book = Book::new(all.map(|(name, r)| (name, if keeps_values { r } else { r.without_values() })));
         let nothing = book.secrets.is_empty();
-        let bytes = book.bytes()?;
+        let mut bytes = book.bytes()?;
+        if let Keeping::Sealed(seal) = &self.keeping {
+            bytes = Zeroizing::new(seal.seal(PURPOSE, Path::new(FILE), &bytes).map_err(io::Error::other)?);
+        }
         let path = self.path.clone();
         // Where nothing is remembered and nothing was, no file is made.
         Ok(move || if nothing && !path.exists() { Ok(()) } else { replace(&path, &bytes) })
@@ -97,16 +117,16 @@ impl Memory {
     }
 }
 
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
     let size = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
     file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(std::mem::take(&mut *bytes))
 }
 
 /// Writes beside, syncs, renames, syncs the folder: after a crash the old content is there or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("json.new");
     // Left by a crash, or a link that somebody put there: never written through.
     match fs::remove_file(&beside) {

@@ -9,13 +9,19 @@
 //! overlap is simply a new snapshot. It survives restarts (see [`memory`]); ends are wall-clock times, so a clock set
 //! forwards while the agent is down may end an overlap early, but none ever lasts longer than `overlap` from a restart.
 //!
-//! Leases: a reading is read anew before its `expires_at` or lease ends; renewing is not done here yet.
+//! Leases are renewed, looked up, replaced before their end, and revoked once no target stands on them (see `leases`); what
+//! is held survives restarts (see `ledger`).
 
 mod build;
 mod engine;
 mod faults;
+mod holding;
+mod keeper;
+mod leases;
+mod ledger;
 pub mod memory;
 mod once;
+mod once_leases;
 mod overlap;
 mod record;
 mod slot;
@@ -33,9 +39,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use build::{build, rebuild};
 pub use once::{Once, read_once};
+pub use once_leases::Holding;
 
 use crate::config::model::{Config, StoreName, TargetName};
-use crate::secret::{Reading, SecretName, Snapshot, Version};
+use crate::secret::{Reading, SecretName, Snapshot, Standing, Version};
+use crate::state_dir::Keeping;
 use crate::store::{Store, StoreError};
 use state::State;
 
@@ -57,6 +65,8 @@ pub struct Surroundings {
     /// Called with every new reading before any target sees it (also with those that were remembered), so that its
     /// values can be masked. Must be quick.
     pub on_reading: OnReading,
+    /// How values may be kept in `state_dir`.
+    pub keeping: Keeping,
     /// Ends the watch.
     pub cancel: CancellationToken,
 }
@@ -136,6 +146,7 @@ pub struct SecretStatus {
 
 enum Command {
     Refresh { names: Option<Vec<SecretName>>, reply: oneshot::Sender<Vec<(SecretName, slot::Answering)>> },
+    Standing { target: TargetName, standing: Standing },
     Reconfigure { config: Box<Config>, stores: Stores, uses: Uses, reply: oneshot::Sender<()> },
 }
 
@@ -168,6 +179,18 @@ impl WatchHandle {
             answers.push((name, answer));
         }
         answers
+    }
+
+    /// A target tells what it stands on: leases of everything else that it used are revoked, once no other target uses
+    /// them either. Answers when that is noted, not when it is done.
+    pub async fn standing(&self, target: &TargetName, standing: Standing) {
+        // An error means that the watch has ended.
+        let _ended = self.commands.send(Command::Standing { target: Arc::clone(target), standing }).await;
+    }
+
+    /// Readings that ended while a target might still go back to them.
+    pub fn dead(&self) -> watch::Receiver<Arc<BTreeSet<(SecretName, Version)>>> {
+        self.state().dead.subscribe()
     }
 
     /// Takes a changed config up. Secrets whose store (by `Arc::ptr_eq`, see [`rebuild`]) and place are the same keep

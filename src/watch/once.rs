@@ -8,13 +8,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
 use super::memory::Memory;
+use super::once_leases::Holding;
 use super::overlap::Now;
-use super::slot::{Read, Slot, Source};
+use super::slot::{Before, Known, Read, Slot, Source, Wanted};
 use super::state::{add, remembered};
 use super::{Stores, Surroundings, Uses};
 use crate::config::model::{Config, SecretConfig, TargetName};
 use crate::schedule::Backoff;
-use crate::secret::{SecretName, Snapshot};
+use crate::secret::{Reading, SecretName, Snapshot};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Between attempts within the wait: someone is watching a terminal or a pod's start.
@@ -31,7 +32,7 @@ pub struct Once {
 
 /// Reads every secret in use until each was read well, and builds each target's snapshot, with `previous` as a running
 /// watch would. `Unavailable`, `Malformed` and `Missing` are tried again until the wait is over, `Denied` and `NotBuilt` are
-/// not. The caller owes that no agent runs on the same `state_dir`.
+/// not. What `holding` has is not made again. The caller owes that no agent runs on the same `state_dir`.
 ///
 /// # Errors
 /// Every secret that could not be read, with its last error.
@@ -40,11 +41,12 @@ pub async fn read_once(
     stores: &Stores,
     uses: &Uses,
     surroundings: &Surroundings,
+    holding: &Holding,
     once: Once,
 ) -> Result<BTreeMap<TargetName, Snapshot>, Vec<(SecretName, StoreError)>> {
     let now = || Now { wall: (surroundings.clock)(), mono: Instant::now() };
     let until = (!once.wait.is_zero()).then(|| Instant::now() + once.wait);
-    let mut memory = Memory::load(&config.state_dir);
+    let mut memory = Memory::load(&config.state_dir, &surroundings.keeping);
     memory.retain(&config.secrets, now());
     let (mut slots, mut faults) = slots(config, stores, uses, &mut memory, now());
     for (name, slot) in &slots {
@@ -58,7 +60,14 @@ pub async fn read_once(
             let (source, secret) = (slot.source.clone(), slot.config.clone());
             let dice = Arc::clone(&surroundings.dice);
             async move {
+                if let Some(held) = holding.good(&secret, stores, Instant::now()).await {
+                    return (secret.name, Ok((Some(Reading::clone(&held)), Before::NotAsked)));
+                }
                 let read = patiently(source, &secret, until, &*dice).await;
+                if let Ok((Some(reading), _)) = &read {
+                    let reading = Arc::new(reading.clone());
+                    holding.hold(&secret, &reading, uses, stores, now()).await;
+                }
                 (secret.name, read)
             }
         })
@@ -66,12 +75,13 @@ pub async fn read_once(
     while let Some((name, read)) = reads.next().await {
         match read {
             Err(error) => faults.push((name, error)),
-            Ok((reading, kept)) => {
-                for reading in kept.iter().chain([&reading]) {
+            Ok((reading, before)) => {
+                let kept = if let Before::Is(Some(kept)) = &before { Some(kept) } else { None };
+                for reading in kept.into_iter().chain(&reading) {
                     (surroundings.on_reading)(&name, reading);
                 }
                 if let Some(slot) = slots.get_mut(&name) {
-                    let _always_news = slot.finish(Ok((reading, kept)), now(), 0.5);
+                    let _always_news = slot.finish(Ok((reading, before)), now(), 0.5);
                 }
             }
         }
@@ -124,7 +134,9 @@ async fn patiently(
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     let mut last = None;
     loop {
-        let read = source.clone().read(secret.name.clone(), secret.locator.clone(), !secret.overlap.is_zero());
+        let previous = if secret.overlap.is_zero() { Wanted::Never } else { Wanted::WithNews };
+        let known = Known { current: None, previous };
+        let read = source.clone().read(secret.name.clone(), secret.locator.clone(), known);
         let read = match until {
             None => return read.await,
             Some(until) => tokio::time::timeout_at(until, read).await,

@@ -91,6 +91,21 @@ impl Overlap {
         changed
     }
 
+    /// What was taken up is withdrawn: `to`, which was in use before, is again.
+    pub(super) fn go_back(&mut self, to: &Arc<Reading>, now: Now) {
+        self.previous = self.previous.take().filter(|previous| previous.version != to.version);
+        if let Some(in_use) = &mut self.in_use
+            && in_use.version != to.version
+        {
+            *in_use = InUse {
+                version: to.version.clone(),
+                reading: Some(Arc::clone(to)),
+                changed_at: now.wall,
+                kept_by_store: in_use.kept_by_store,
+            };
+        }
+    }
+
     /// Applies an overlap that was configured anew, and drops what has ended. Answers whether `previous` changed.
     pub(super) fn bound(&mut self, overlap: Duration, now: Now) -> bool {
         let Some(previous) = &mut self.previous else { return false };

@@ -44,7 +44,7 @@ struct Before {
 
 /// Fields in a form that keeps their kinds. Shared with the readings, not copied, until they are written.
 #[derive(Clone)]
-struct Values(Arc<Reading>);
+pub(super) struct Values(Arc<Reading>);
 
 #[derive(Serialize, Deserialize)]
 enum Value<'a> {
@@ -71,11 +71,26 @@ impl Book {
 
     /// The file's bytes, in a buffer that never grows and is wiped when dropped.
     pub(super) fn bytes(&self) -> io::Result<Zeroizing<Vec<u8>>> {
-        let mut size = Size(0);
-        serde_json::to_writer(&mut size, self)?;
-        let mut bytes = Zeroizing::new(Vec::with_capacity(size.0));
-        serde_json::to_writer(&mut *bytes, self)?;
-        Ok(bytes)
+        written(self)
+    }
+}
+
+/// JSON in a buffer that never grows and is wiped when dropped.
+pub(super) fn written(what: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut size = Size(0);
+    serde_json::to_writer(&mut size, what)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size.0));
+    serde_json::to_writer(&mut *bytes, what)?;
+    Ok(bytes)
+}
+
+impl Values {
+    pub(super) fn of(reading: &Arc<Reading>) -> Self {
+        Self(Arc::clone(reading))
+    }
+
+    pub(super) fn into_fields(self) -> Fields {
+        self.0.fields.clone()
     }
 }
 
@@ -110,6 +125,12 @@ impl Record {
                 fields: values(&previous.reading),
             }),
         })
+    }
+
+    /// What may be written where no value may.
+    pub(super) fn without_values(self) -> Self {
+        let previous = self.previous.map(|before| Before { fields: None, ..before });
+        Self { fields: None, previous, ..self }
     }
 
     pub(super) fn into_overlap(self, lasts: Duration, now: Now) -> Overlap {

@@ -12,7 +12,7 @@ use super::overlap::{Now, Overlap, later, left};
 use super::{Refreshed, SecretStatus};
 use crate::config::model::{Locator, SecretConfig, TargetName};
 use crate::schedule::{self, Backoff};
-use crate::secret::{Reading, SecretName};
+use crate::secret::{Again, Reading, SecretName};
 use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Bound on one read, for a store that does not bound itself.
@@ -21,6 +21,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const READS_AT_ONCE: usize = 32;
 /// Between reads that fail.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Between credentials that are made, and refused by the rotation that they were made for.
+const REJECTED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
 type Answer = oneshot::Sender<Result<Refreshed, StoreError>>;
 /// An answer to come, or why there is none.
@@ -33,8 +35,36 @@ pub(super) struct Source {
     gate: Arc<Semaphore>,
 }
 
-/// What a read brought: the reading, and the version before where the store keeps it.
-pub(super) type Read = Result<(Reading, Option<Reading>), StoreError>;
+/// What a read brought: the reading (None: what is known is still so), and what is known of the version before.
+pub(super) type Read = Result<(Option<Reading>, Before), StoreError>;
+
+/// The version before, where the store keeps it.
+#[derive(Debug)]
+pub(super) enum Before {
+    NotAsked,
+    Unread,
+    Is(Option<Reading>),
+}
+
+/// What is known of a secret when a read of it begins.
+#[derive(Default)]
+pub(super) struct Known {
+    /// What is in use, where reading again costs nothing.
+    pub(super) current: Option<Arc<Reading>>,
+    /// Whether the version before is wanted.
+    pub(super) previous: Wanted,
+}
+
+/// Whether the version before is wanted.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Wanted {
+    #[default]
+    Never,
+    /// With another version.
+    WithNews,
+    /// It could not be read before.
+    Still,
+}
 
 pub(super) struct Slot {
     /// Tells this slot from an earlier one of the same name.
@@ -50,12 +80,15 @@ pub(super) struct Slot {
     again: bool,
     answers: Vec<Answer>,
     answers_of_next: Vec<Answer>,
-    lease_ends: Option<Timestamp>,
     last_attempt: Option<Timestamp>,
     last_success: Option<Timestamp>,
     failing_since: Option<Timestamp>,
     error: Option<StoreError>,
     backoff: Backoff,
+    /// Credentials in a row that were refused by the rotation that they were made for.
+    pub(super) rejections: Backoff,
+    /// The version before could not be read yet.
+    unread_before: bool,
     reads: u64,
     errors: u64,
 }
@@ -76,16 +109,29 @@ impl Source {
     }
 
     /// Reads, and asks for the version before where that may be wanted.
-    pub(super) async fn read(self, name: SecretName, locator: Locator, previous: bool) -> Read {
+    pub(super) async fn read(self, name: SecretName, locator: Locator, known: Known) -> Read {
         let _permit = self.gate.acquire().await;
+        let Known { current, previous } = known;
         let reading = async {
-            let reading = self.store.read(&locator).await?;
-            let kept = if previous { self.store.previous(&locator, &reading).await } else { Ok(None) };
-            let kept = kept.unwrap_or_else(|error| {
-                tracing::warn!(secret = %name, "cannot read the version before: {error}");
-                None
-            });
-            Ok((reading, kept))
+            let reading = match &current {
+                Some(current) => self.store.read_again(&locator, current).await?,
+                None => Some(self.store.read(&locator).await?),
+            };
+            let news = reading.as_ref().filter(|new| current.as_ref().is_none_or(|old| old.version != new.version));
+            let of = match previous {
+                Wanted::Never => None,
+                Wanted::WithNews => news,
+                Wanted::Still => reading.as_ref().or(current.as_deref()),
+            };
+            let Some(of) = of else { return Ok((reading, Before::NotAsked)) };
+            let before = match self.store.previous(&locator, of).await {
+                Ok(before) => Before::Is(before),
+                Err(error) => {
+                    tracing::warn!(secret = %name, "cannot read the version before: {error}");
+                    Before::Unread
+                }
+            };
+            Ok((reading, before))
         };
         tokio::time::timeout(READ_TIMEOUT, reading).await.unwrap_or_else(|_elapsed| {
             Err(StoreError {
@@ -112,15 +158,34 @@ impl Slot {
             again: false,
             answers: Vec::new(),
             answers_of_next: Vec::new(),
-            lease_ends: None,
             last_attempt: None,
             last_success: None,
             failing_since: None,
             error: None,
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            rejections: Backoff::new(REJECTED.0, REJECTED.1),
+            unread_before: false,
             reads: 0,
             errors: 0,
         }
+    }
+
+    /// What is known when a read begins.
+    pub(super) fn known(&self) -> Known {
+        let current = self.current.as_ref().filter(|current| current.again != Again::Mints).map(Arc::clone);
+        let previous = match self.config.overlap.is_zero() {
+            true => Wanted::Never,
+            false if self.unread_before => Wanted::Still,
+            false => Wanted::WithNews,
+        };
+        Known { current, previous }
+    }
+
+    /// Goes on with what an earlier life made.
+    pub(super) fn restored(&mut self, reading: Arc<Reading>, made: Timestamp) {
+        let remembered = self.overlap.in_use.as_ref().filter(|in_use| in_use.version == reading.version);
+        self.changed_at = Some(remembered.map_or(made, |in_use| in_use.changed_at));
+        self.current = Some(reading);
     }
 
     /// A read is wanted that begins from now on. True: begin it; else one follows the read in flight.
@@ -148,7 +213,7 @@ impl Slot {
         self.reads += 1;
         self.last_attempt = Some(now.wall);
         let (finished, answer) = match read {
-            Ok((reading, kept)) => self.succeed(reading, kept, now, die),
+            Ok((reading, before)) => self.succeed(reading, before, now, die),
             Err(error) => {
                 self.errors += 1;
                 self.failing_since.get_or_insert(now.wall);
@@ -166,27 +231,37 @@ impl Slot {
 
     fn succeed(
         &mut self,
-        reading: Reading,
-        kept: Option<Reading>,
+        reading: Option<Reading>,
+        before: Before,
         now: Now,
         die: f64,
     ) -> (Finished, Result<Refreshed, StoreError>) {
         self.backoff.reset();
         (self.error, self.failing_since, self.last_success) = (None, None, Some(now.wall));
         let first = self.current.is_none();
-        let news = self.current.as_ref().is_none_or(|current| current.version != reading.version);
-        let lease_left = reading.lease.as_ref().map(|lease| lease.duration);
-        self.lease_ends = lease_left.map(|left| later(now.wall, left));
-        let value_left = reading.expires_at.map(|at| left(at, now.wall));
-        let ends = [lease_left, value_left].into_iter().flatten().min();
-        let pause = schedule::next_read(self.config.poll, ends, die);
-        let version = reading.version.clone();
-        if news {
+        let reading = match (reading, &self.current) {
+            (Some(reading), Some(current)) if reading.version == current.version => None,
+            (reading, _) => reading,
+        };
+        let news = reading.is_some();
+        if let Some(reading) = reading {
             self.changed_at = Some(self.change_time(&reading, first, now));
             self.current = Some(Arc::new(reading));
-            self.kept = kept.filter(|kept| kept.version != version).map(Arc::new);
+            self.kept = None;
         }
-        (Finished { first, news, pause }, Ok(Refreshed { version, changed: news }))
+        let Some(current) = &self.current else {
+            let error = broken_off(&self.config.name);
+            return (Finished { first, news, pause: Some(self.backoff.fail(die, None)) }, Err(error));
+        };
+        self.unread_before = matches!(before, Before::Unread);
+        let mut late = false;
+        if let Before::Is(kept) = before {
+            late = !news && kept.is_some();
+            self.kept = kept.filter(|kept| kept.version != current.version).map(Arc::new);
+        }
+        let pause = pause(current, self.config.poll, now, die);
+        let refreshed = Refreshed { version: current.version.clone(), changed: news };
+        (Finished { first, news: news || late, pause }, Ok(refreshed))
     }
 
     /// A version that is remembered keeps its time; one that is there at the very first read has its store's.
@@ -205,7 +280,7 @@ impl Slot {
         self.overlap.take_up(current, self.kept.as_ref(), self.config.overlap, changed_at, now)
     }
 
-    pub(super) fn status(&self, next_read: Option<Instant>, now: Now) -> SecretStatus {
+    pub(super) fn status(&self, next_read: Option<Instant>, lease_ends: Option<Timestamp>, now: Now) -> SecretStatus {
         let current = self.current.as_ref();
         let previous = self.overlap.previous.as_ref().filter(|previous| previous.reading.is_some());
         SecretStatus {
@@ -215,7 +290,7 @@ impl Slot {
             version: current.map(|current| current.version.clone()),
             created_at: current.and_then(|current| current.created_at),
             expires_at: current.and_then(|current| current.expires_at),
-            lease_ends: self.lease_ends,
+            lease_ends,
             changed_at: self.changed_at,
             previous_version: previous.map(|previous| previous.version.clone()),
             previous_until: previous.map(|previous| previous.until),
@@ -233,6 +308,19 @@ impl Slot {
 
     pub(super) fn is_failing(&self) -> bool {
         self.error.is_some()
+    }
+}
+
+/// How long until a secret is read again. None: what is made for us is read again when it is to be replaced.
+fn pause(current: &Reading, poll: Option<Duration>, now: Now, die: f64) -> Option<Duration> {
+    let expires_in = current.expires_at.map(|at| left(at, now.wall));
+    match current.again {
+        Again::Mints => None,
+        Again::Free => schedule::next_read(poll, expires_in, die),
+        Again::After(after) => {
+            let next = schedule::next_read(poll, expires_in, die);
+            Some(next.map_or(after, |next| next.min(after)).max(schedule::EXPIRY_FLOOR))
+        }
     }
 }
 

@@ -2,19 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::holding::lease_check;
+use super::keeper::revoking;
+use super::leases::{Key, Leases};
 use super::memory::Memory;
 use super::overlap::{Now, Overlap};
 use super::slot::{Finished, Read, Slot, Source};
 use super::timers::{Timer, Timers};
 use super::{SecretStatus, Stores, Uses};
-use crate::config::model::{Config, SecretConfig, Settle, TargetName};
+use crate::config::model::{Config, SecretConfig, Settle, StoreName, TargetName};
 use crate::schedule::{self, Settling};
-use crate::secret::{Reading, SecretName, Snapshot, Version};
+use crate::secret::{Again, Reading, SecretName, Snapshot, Version};
 
 pub(super) struct State {
     origin: Instant,
@@ -24,11 +28,21 @@ pub(super) struct State {
     /// Targets to be given a snapshot now.
     ready: BTreeSet<TargetName>,
     next_id: u64,
+    pub(super) leases: Leases,
+    /// Stores that are declared, and how often leases of theirs are looked up.
+    pub(super) stores: Stores,
+    pub(super) checks: BTreeMap<StoreName, Duration>,
+    /// Stores whose leases end with the agent.
+    pub(super) revoking: BTreeSet<StoreName>,
+    /// What is held differs from what is written; when to write it.
+    pub(super) save_leases: Option<Instant>,
+    /// Leases that ended while a target might still go back to them.
+    pub(super) dead: watch::Sender<Arc<BTreeSet<Key>>>,
 }
 
 struct Target {
     settle: Settle,
-    splay: std::time::Duration,
+    splay: Duration,
     uses: BTreeSet<SecretName>,
     /// How many of `uses` were never read.
     unread: usize,
@@ -48,6 +62,12 @@ impl State {
             timers: Timers::default(),
             ready: BTreeSet::new(),
             next_id: 0,
+            leases: Leases::default(),
+            stores: Stores::new(),
+            checks: BTreeMap::new(),
+            revoking: BTreeSet::new(),
+            save_leases: None,
+            dead: watch::Sender::default(),
         }
     }
 
@@ -72,6 +92,9 @@ impl State {
             memory.put_back(&slot.config, &slot.overlap);
         }
         memory.retain(&config.secrets, now);
+        self.stores.clone_from(stores);
+        self.revoking = revoking(config);
+        self.checks = config.stores.iter().map(|(name, store)| (Arc::clone(name), lease_check(store))).collect();
         let sources: BTreeMap<_, _> =
             stores.iter().map(|(name, store)| (name.clone(), Source::new(Arc::clone(store)))).collect();
         let (mut unseen, mut to_read) = (Unseen::new(), Vec::new());
@@ -83,9 +106,20 @@ impl State {
                 None => {
                     let overlap = memory.recall(secret, now);
                     unseen.extend(remembered(name, &overlap));
-                    to_read.push(name.clone());
                     self.next_id += 1;
-                    Slot::new(self.next_id, secret.clone(), source.clone(), overlap)
+                    let mut slot = Slot::new(self.next_id, secret.clone(), source.clone(), overlap);
+                    match self.found(secret, now.mono) {
+                        Some(reading) => {
+                            unseen.push((name.clone(), Arc::clone(&reading)));
+                            let key = (name.clone(), reading.version.clone());
+                            let made = self.leases.get(&key).map_or(now.wall, |held| held.made);
+                            slot.restored(reading, made);
+                            let replace = self.leases.replace_at(&key, now.mono, 0.5);
+                            self.timers.set(Timer::Read(name.clone()), replace);
+                        }
+                        None => to_read.push(name.clone()),
+                    }
+                    slot
                 }
             };
             self.slots.insert(name.clone(), slot);
@@ -140,6 +174,7 @@ impl State {
             self.targets.insert(name.clone(), target);
         }
         for gone in before.into_keys() {
+            self.leases.forget_target(&gone);
             self.timers.set(Timer::Emit(gone), None);
         }
     }
@@ -159,13 +194,18 @@ impl State {
         let unseen = unseen.map(|reading| (name.clone(), Arc::clone(reading))).collect();
         self.timers.set(Timer::Read(name.clone()), pause.map(|pause| now.mono + pause));
         if news {
+            let current = slot.current.as_ref().map(Arc::clone);
+            if let Some(current) = current {
+                self.hold(name, &current, now, dice());
+            }
             self.tell_targets(name, first, now.mono, dice);
+            self.collect(now.mono);
         }
         unseen
     }
 
     /// Something about a secret differs: its targets act once that has settled, or at once where they wait for a first.
-    fn tell_targets(&mut self, name: &SecretName, first: bool, now: Instant, dice: &dyn Fn() -> f64) {
+    pub(super) fn tell_targets(&mut self, name: &SecretName, first: bool, now: Instant, dice: &dyn Fn() -> f64) {
         let Some(slot) = self.slots.get(name) else { return };
         for name in &slot.targets {
             let Some(target) = self.targets.get_mut(name) else { continue };
@@ -194,6 +234,7 @@ impl State {
             return false;
         }
         self.tell_targets(name, false, now, dice);
+        self.collect(now);
         true
     }
 
@@ -215,6 +256,7 @@ impl State {
                 add(&mut snapshot, secret, slot.current.as_ref(), &slot.overlap);
             }
             self.timers.set(Timer::Emit(name.clone()), None);
+            self.leases.emitted(&name, &snapshot.readings());
             if target.snapshots.borrow().as_ref().is_none_or(|last| versions(last) != versions(&snapshot)) {
                 due.push((name, Arc::new(snapshot)));
             }
@@ -228,6 +270,24 @@ impl State {
                 target.snapshots.send_replace(Some(snapshot));
             }
         }
+    }
+
+    /// When something is due next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let all = [self.timers.next(), self.leases.next(), self.leases.first_end(), self.save_leases];
+        all.into_iter().flatten().min()
+    }
+
+    /// Secrets in use of which reading again makes nothing.
+    pub(super) fn free_to_read(&self) -> Vec<SecretName> {
+        let mints = |slot: &Slot| slot.current.as_ref().is_some_and(|current| current.again == Again::Mints);
+        self.slots.iter().filter(|(_, slot)| !mints(slot)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What a target's channel holds.
+    pub(super) fn emitted_to(&self, target: &TargetName) -> BTreeSet<Key> {
+        let held = self.targets.get(target).and_then(|target| target.snapshots.borrow().clone());
+        held.map(|snapshot| snapshot.readings()).unwrap_or_default()
     }
 
     /// No snapshot follows: the channels close.
@@ -256,7 +316,11 @@ impl State {
     pub(super) fn status(&self, wall: Timestamp, mono: Instant) -> Vec<SecretStatus> {
         let now = Now { wall, mono };
         let next = |name: &SecretName| self.timers.get(&Timer::Read(name.clone()));
-        self.slots.iter().map(|(name, slot)| slot.status(next(name), now)).collect()
+        let ends = |name: &SecretName, slot: &Slot| {
+            let version = slot.current.as_ref()?.version.clone();
+            Some(self.leases.get(&(name.clone(), version))?.ends?.wall)
+        };
+        self.slots.iter().map(|(name, slot)| slot.status(next(name), ends(name, slot), now)).collect()
     }
 }
 

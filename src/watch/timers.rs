@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
-use crate::config::model::TargetName;
+use crate::config::model::{StoreName, TargetName};
 use crate::secret::SecretName;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +13,8 @@ pub(super) enum Timer {
     Read(SecretName),
     /// The overlap of this secret ends.
     OverlapEnd(SecretName),
+    /// The session of this store is to be looked after.
+    Tend(StoreName),
     /// This target has settled.
     Emit(TargetName),
 }

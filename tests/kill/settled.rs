@@ -144,7 +144,7 @@ impl World {
     fn generations(&self, kind: Kind, committed: u64, snapshot: &str) -> Result<(), String> {
         let state = StateDir::open_read_only(&self.agent.dir.join("state")).map_err(|e| e.to_string())?;
         let state = state.ok_or("there is no state")?;
-        let view = Generations::view(&state.generations(kind.name()), state.key());
+        let view = Generations::view(&state.generations(kind.name()), state.key(), self.seal(kind).as_ref());
         let ids: Vec<u64> = view.ids().map_err(|e| e.to_string())?.iter().map(|id| id.0).collect();
         let mut retained = self.journal(kind)?.retained;
         retained.sort_unstable();
@@ -178,7 +178,10 @@ impl World {
     /// Nothing lies about that has no business there.
     fn no_litter(&self) -> Result<(), String> {
         let dir = &self.agent.dir;
-        allowed(&dir.join("state"), &["lock", "key", "control.sock", "targets", "overlap.json"])?;
+        allowed(&dir.join("state"), &["lock", "key", "control.sock", "targets", "overlap.json", "sealed"])?;
+        if let Some(runtime) = &self.runtime {
+            allowed(runtime.path(), &[])?;
+        }
         for kind in &self.kinds {
             allowed(&self.target_dir(*kind), &["journal", "history.jsonl", "generations", "process.json"])?;
             let generations = self.target_dir(*kind).join("generations");

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use leasehold::journal::JournalFile;
 use leasehold::rotation::{Digest, Journal};
+use leasehold::seal::Seal;
+use leasehold::state_dir::memory_backed;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use tempfile::TempDir;
 
 use crate::agent::{Agent, DEADLINE};
 
@@ -56,19 +59,32 @@ pub struct World {
     /// The number of the newest value.
     pub newest: u32,
     pub listener: Option<Listener>,
+    /// What the state directory is sealed with.
+    pub seal: Option<Seal>,
+    /// Where plaintext may be in memory for a moment.
+    pub runtime: Option<TempDir>,
 }
 
 impl World {
-    /// Writes everything and starts nothing but the process to be signalled.
+    /// Writes everything and starts nothing but the process to be signalled. With a `directory` among the kinds, all that is
+    /// kept is sealed, and one of its files is checked.
     pub fn new(kinds: &[Kind], overlap: bool) -> Self {
         let root = nix::unistd::geteuid().is_root();
-        let mut config = "state_dir: state\nstores:\n  local: {type: file, path: secrets.yaml}\nsecrets:\n".to_owned();
+        let runtime = memory_backed(Path::new("/dev/shm")).then(|| tempfile::tempdir_in("/dev/shm").unwrap());
+        let sealed = kinds.contains(&Kind::Directory) && runtime.is_some();
+        let state_key = if sealed { "state_key: {file: state.key}\n" } else { "" };
+        let mut config =
+            state_key.to_owned() + "state_dir: state\nstores:\n  local: {type: file, path: secrets.yaml}\nsecrets:\n";
         let overlap = if overlap { ", overlap: 1h" } else { "" };
         writeln!(config, "  app: {{store: local{overlap}}}\ntargets:").unwrap();
         for kind in kinds {
             config.push_str(&target(*kind, root));
         }
         let agent = Agent::new(&config, "app: {value: good-000001}\n");
+        let seal = sealed.then(|| {
+            agent.state_key();
+            Seal::read(&agent.dir.join("state.key")).unwrap()
+        });
         let put = |name: &str, text: &str| fs::write(agent.dir.join(name), text).unwrap();
         put("child", CHILD);
         put("well", WELL);
@@ -85,7 +101,7 @@ impl World {
             nix::unistd::mkfifo(&agent.dir.join(format!("{}.fifo", kind.name())), Mode::S_IRWXU).unwrap();
         }
         let listener = kinds.contains(&Kind::Signal).then(|| Listener::start(&agent));
-        Self { agent, kinds: kinds.to_vec(), root, rested: BTreeMap::new(), newest: 1, listener }
+        Self { agent, kinds: kinds.to_vec(), root, rested: BTreeMap::new(), newest: 1, listener, seal, runtime }
     }
 
     /// Gives the secret a new value, and answers it.
@@ -104,7 +120,8 @@ impl World {
             let _there_may_be_none = fs::remove_file(&file);
             ("LEASEHOLD_FAILPOINT_TRACE".to_owned(), file.display().to_string())
         });
-        self.agent.env = armed.into_iter().chain(trace).collect();
+        let runtime = self.runtime.iter().map(|at| ("RUNTIME_DIRECTORY".to_owned(), at.path().display().to_string()));
+        self.agent.env = armed.into_iter().chain(trace).chain(runtime).collect();
         self.agent.start();
         // Not for the commands that look at it.
         self.agent.env.clear();
@@ -149,8 +166,12 @@ impl World {
     }
 
     pub fn journal(&self, kind: Kind) -> Result<Journal, String> {
-        let read = JournalFile::load(&JournalFile::<Journal>::new(&self.target_dir(kind)));
+        let read = JournalFile::load(&JournalFile::<Journal>::new(&self.target_dir(kind), self.seal(kind)));
         read.map_err(|error| format!("journal of {}: {error}", kind.name())).map(Option::unwrap_or_default)
+    }
+
+    pub fn seal(&self, kind: Kind) -> Option<Seal> {
+        self.seal.as_ref().map(|seal| seal.within("targets").within(kind.name()))
     }
 
     /// What each target refused last.
@@ -166,6 +187,7 @@ fn target(kind: Kind, root: bool) -> String {
         Kind::Directory => (format!("    directory: out/{name}\n"), String::new()),
         _ => (String::new(), format!("out/{name}/")),
     };
+    let check = if kind == Kind::Directory { ", check: {run: [grep, -q, '===', '{path}']}" } else { "" };
     let owner = if root { format!(", owner: {OWNER}, group: {OWNER}") } else { String::new() };
     let reload = match kind {
         Kind::Files | Kind::Directory => {
@@ -183,7 +205,7 @@ fn target(kind: Kind, root: bool) -> String {
       - path: {at}app.json
         inline: '{{\"value\":{{{{ secrets.app.value | json }}}},\"snapshot\":\"{{{{ snapshot }}}}\",\"end\":true}}'
         mode: '0644'
-      - {{path: {at}app.conf, template: app.conf.tera, mode: '0640'{owner}}}
+      - {{path: {at}app.conf, template: app.conf.tera, mode: '0640'{owner}{check}}}
     reload: {reload}
     health: {{type: command, run: [sh, well, {name}, out/{name}], interval: 10ms, timeout: 10s, within: {within}, successes: 1}}
     settle: {{min: 0s, max: 10ms}}

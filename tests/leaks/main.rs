@@ -27,7 +27,8 @@ use world::{admin, call};
 fn holds_values(path: &Path) -> bool {
     let text = path.to_string_lossy();
     let in_generation = text.contains("/generations/");
-    text.ends_with("/overlap.json")
+    // In memory a value may be remembered.
+    (text.ends_with("/overlap.json") && path.parent().is_some_and(leasehold::state_dir::memory_backed))
         || (in_generation
             && (text.contains("/files/") || text.ends_with("/env.json") || text.ends_with("/health.json")))
 }

@@ -75,6 +75,8 @@ pub struct World {
     pub asked: Option<Generation>,
     /// Whether a release came after it was asked for: then it need not end in a hold.
     pub freed: bool,
+    /// The rollback that was on its way when that one was asked for: it, too, ends in a hold where it is committed.
+    pub overtaken: Option<Generation>,
     /// Whether a wait's timer runs.
     pub timer: bool,
     /// Whether a second operation was put in flight.
@@ -151,6 +153,7 @@ impl World {
             held: false,
             asked: None,
             freed: false,
+            overtaken: None,
             timer: false,
             crowded: false,
             proven: None,
@@ -209,6 +212,9 @@ impl World {
         // A release that came while the hold was being saved has the last word.
         self.held |= outcome == Outcome::Held && self.state.journal.held;
         let committed = outcome == Outcome::Committed;
+        if self.overtaken.take_if(|overtaken| Some(*overtaken) == generation).is_some() {
+            self.held |= committed && self.state.journal.held;
+        }
         if generation.is_some() && generation == self.asked && (self.disk.held || self.freed || !committed) {
             // The same may have been asked for again meanwhile.
             let open = self.state.journal.intent.filter(|i| i.hold && outcome != Outcome::Held).map(|i| i.generation);
@@ -247,11 +253,16 @@ impl World {
         match event {
             Event::Release => {
                 self.held = false;
+                self.overtaken = None;
                 self.freed = self.asked.is_some();
                 self.pardoned |= std::mem::take(&mut self.condemned);
             }
-            Event::Rollback(generation, _) => (self.asked, self.freed) = (Some(generation), false),
-            Event::Stop => (self.asked, self.freed) = (None, false),
+            Event::Rollback(generation, _) => {
+                let on_its_way = self.state.command.map(|c| c.generation) != self.asked && !self.freed;
+                self.overtaken = self.asked.filter(|_| on_its_way).or(self.overtaken);
+                (self.asked, self.freed) = (Some(generation), false);
+            }
+            Event::Stop => (self.asked, self.freed, self.overtaken) = (None, false, None),
             Event::Unchanged => {
                 if let Phase::Staging(digest) = self.state.phase {
                     self.begun &= !(1 << digest.0);
@@ -373,6 +384,7 @@ impl World {
         self.held = self.disk.held;
         self.asked = self.disk.intent.filter(|i| i.hold).map(|i| i.generation);
         self.freed = false;
+        self.overtaken = None;
         self.published_this_life = false;
         if policy.supervised {
             self.present = false;

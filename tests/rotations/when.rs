@@ -28,7 +28,9 @@ fn the_version_before_is_there_while_the_overlap_lasts_and_its_end_is_a_rotation
 
 #[test]
 fn an_overlap_outlives_a_restart() {
-    let mut agent = Agent::new(&overlapping("1h"), &key("key-of-1"));
+    let sealed = |text: String| format!("state_key: {{file: state.key}}\n{text}");
+    let mut agent = Agent::new(&sealed(overlapping("1h")), &key("key-of-1"));
+    agent.state_key();
     agent.start();
     agent.wait_outcomes(&["committed"]);
     agent.secrets(&key("key-of-2"));
@@ -40,7 +42,7 @@ fn an_overlap_outlives_a_restart() {
         a.status()?["secrets"][0]["overlap_until"].as_str().map(str::to_owned)
     });
     // A change of its own proves that the one before is taken from memory, and not just left in the file.
-    let edited = overlapping("1h").replace("'{{ secrets", "'now: {{ secrets");
+    let edited = sealed(overlapping("1h")).replace("'{{ secrets", "'now: {{ secrets");
     fs::write(agent.dir.join("agent.yaml"), edited).unwrap();
     agent.signal(nix::sys::signal::Signal::SIGHUP);
     agent.wait_file("out/conf", "now: key-of-2<key-of-1");

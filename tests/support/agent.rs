@@ -46,6 +46,15 @@ impl Agent {
         fs::rename(next, self.dir.join("secrets.yaml")).unwrap();
     }
 
+    /// Puts a key for `state_key` into `state.key` in the folder.
+    pub fn state_key(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.join("state.key");
+        fs::write(&path, "a key of more than thirty-two characters\n").unwrap();
+        std::os::unix::fs::chown(&path, self.user, self.user).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    }
+
     /// `agent ARG…` in the folder, not started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));

@@ -37,7 +37,7 @@ async fn every_read_of_a_dynamic_role_mints_and_a_revoked_lease_takes_its_user()
         server.revoke_lease(&lease).await;
         assert!(!server.database_accepts(&name, &password), "{}", server.name());
         assert!(server.database_accepts(&name_2, &password_2));
-        assert_eq!(server.leases(&at).await, [other.clone()]);
+        assert_eq!(server.leases(&at).await, vec![other.clone()]);
         server.revoke_prefix(&at).await;
         assert!(server.leases(&at).await.is_empty());
         assert!(!server.database_accepts(&name_2, &password_2));

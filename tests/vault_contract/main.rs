@@ -1,10 +1,13 @@
 //! What the store relies on in Vault, pinned on every server there is: the fake always, and a real `vault` or `bao` where
 //! `VAULT_BIN` names one. What the fake answers and the real one does not is a bug of the fake.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
 #[path = "../support/vault/mod.rs"]
 mod vault;
 
 mod database;
+mod fake_only;
 mod faults;
 mod kv;
 mod leases;

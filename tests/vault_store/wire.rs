@@ -122,7 +122,7 @@ async fn a_client_certificate_logs_in() {
     let listener = world.fake().listen_tls(&tls);
     world.vault().mount("auth/cert", "cert", Value::Null).await;
     world.vault().policy("app", "path \"*\" { capabilities = [\"read\"] }").await;
-    let role = json!({"certificate": tls.ca_pem, "token_policies": "app", "token_ttl": "1h"});
+    let role = json!({"certificate": tls.client_cert_pem, "token_policies": "app", "token_ttl": "1h"});
     world.vault().must("POST", "auth/cert/certs/app", role).await;
     let bare = TlsConfig { ca_cert: Some(file(&folder, "ca.pem", &tls.ca_pem)), ..TlsConfig::default() };
     let shown = TlsConfig {

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use leasehold::seal::{Seal, is_sealed};
+use leasehold::state_dir::Keeping;
 use leasehold::watch::memory::FILE;
 use tempfile::tempdir;
 
@@ -156,6 +158,68 @@ async fn the_memory_is_private_and_holds_no_value_without_an_overlap() {
     assert_eq!(running.status("aged").changed_at, changed);
     running.stop().await;
     assert!(!remembered(dir.path()).contains("canary-on"), "{}", remembered(dir.path()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_key_the_memory_is_sealed_and_a_restart_knows_the_version_before() {
+    let dir = tempdir().unwrap();
+    let shelf = Shelf::new(&[("a", "canary1")]);
+    let mut world = World::new(dir.path(), &shelf, &[secret("a", DAY)], &[("t", &["a"])]);
+    // Written in the clear before there was a key.
+    let running = world.spawn();
+    running.target("t").next().await;
+    running.stop().await;
+    assert!(remembered(dir.path()).contains("canary1"));
+    world.keeping = Keeping::of(Seal::new(&[1; 32]), false);
+    let mut running = world.spawn();
+    let mut target = running.target("t");
+    target.next().await;
+    tokio::time::sleep(secs(30)).await;
+    assert!(is_sealed(&fs::read(dir.path().join(FILE)).unwrap()), "by a start alone");
+    shelf.set("a", "canary2");
+    target.next().await;
+    for _ in 0..2 {
+        running.stop().await;
+        let bytes = fs::read(dir.path().join(FILE)).unwrap();
+        assert!(is_sealed(&bytes) && !String::from_utf8_lossy(&bytes).contains("canary"));
+        running = world.spawn();
+        assert_eq!(values(&running.target("t").next().await.0), ["a=canary2", "previous.a=canary1"]);
+    }
+    running.stop().await;
+    world.keeping = Keeping::of(Seal::new(&[2; 32]), false);
+    let running = world.spawn();
+    assert_eq!(values(&running.target("t").next().await.0), ["a=canary2"], "another key opens nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_disk_without_a_key_only_versions_and_times_are_remembered() {
+    let dir = tempdir().unwrap();
+    let shelf = Shelf::new(&[("a", "canary1")]);
+    let mut world = World::new(dir.path(), &shelf, &[secret("a", DAY)], &[("t", &["a"])]);
+    let running = world.spawn();
+    let mut target = running.target("t");
+    target.next().await;
+    shelf.set("a", "canary2");
+    assert_eq!(values(&target.next().await.0), ["a=canary2", "previous.a=canary1"]);
+    running.stop().await;
+    assert!(remembered(dir.path()).contains("\"canary1\""));
+
+    world.keeping = Keeping::Nothing;
+    let running = world.spawn();
+    let mut target = running.target("t");
+    assert_eq!(values(&target.next().await.0), ["a=canary2", "previous.a=canary1"], "what was there is used once");
+    let changed = running.status("a").changed_at;
+    tokio::time::sleep(secs(30)).await;
+    let values_in = |text: &str| text.contains("\"fields\"");
+    assert!(!values_in(&remembered(dir.path())), "and removed: {}", remembered(dir.path()));
+    running.stop().await;
+    assert!(!values_in(&remembered(dir.path())) && remembered(dir.path()).contains("changed_at"));
+    let running = world.spawn();
+    let mut target = running.target("t");
+    assert_eq!(values(&target.next().await.0), ["a=canary2"], "the version before is lost");
+    assert_eq!(running.status("a").changed_at, changed, "its time is not");
+    shelf.set("a", "canary3");
+    assert_eq!(values(&target.next().await.0), ["a=canary3", "previous.a=canary2"], "while the agent runs it is there");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,14 @@
 //! One round of reading.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leasehold::config::model::{AwsStore, FileStore, Locator, StoreConfig};
+use leasehold::config::model::{AwsStore, Config, FileStore, Locator, StoreConfig, TargetName};
 use leasehold::digest::Key;
-use leasehold::store::StoreErrorKind;
-use leasehold::watch::{Once, build, read_once, rebuild};
+use leasehold::secret::{SecretName, Snapshot};
+use leasehold::store::{StoreError, StoreErrorKind};
+use leasehold::watch::{Holding, Once, Stores, Surroundings, Uses, build, read_once, rebuild};
 use tempfile::tempdir;
 use tokio::time::Instant;
 
@@ -21,7 +23,7 @@ async fn every_secret_that_cannot_be_read_is_named() {
     shelf.answer("b", Err(error(StoreErrorKind::Denied, "no")));
     let secrets = [secret("a", secs(0)), secret("b", secs(0)), secret("c", secs(0))];
     let world = World::new(dir.path(), &shelf, &secrets, &[("t", &["a", "b", "c"])]);
-    let faults = read_once(&world.config, &world.stores, &world.uses, &world.surroundings(), NOW).await.unwrap_err();
+    let faults = round(&world.config, &world.stores, &world.uses, &world.surroundings(), NOW).await.unwrap_err();
     let faults: Vec<_> = faults.iter().map(|(name, error)| (name.as_str(), error.kind)).collect();
     assert_eq!(faults, [("b", StoreErrorKind::Denied), ("c", StoreErrorKind::Missing)]);
     assert_eq!(shelf.reads(), 3, "one attempt each");
@@ -40,19 +42,19 @@ async fn it_waits_for_what_may_come_and_no_longer() {
         tokio::time::sleep(secs(59)).await;
         late.answer("a", Ok(reading("a1")));
     });
-    let snapshots = read_once(&world.config, &world.stores, &world.uses, &surroundings, once).await.unwrap();
+    let snapshots = round(&world.config, &world.stores, &world.uses, &surroundings, once).await.unwrap();
     assert_eq!(values(&snapshots["t"]), ["a=a1"]);
     assert!(began.elapsed() >= secs(59) && began.elapsed() <= secs(60));
 
     shelf.answer("a", Err(error(StoreErrorKind::Unavailable, "sealed")));
     let began = Instant::now();
-    let faults = read_once(&world.config, &world.stores, &world.uses, &surroundings, once).await.unwrap_err();
+    let faults = round(&world.config, &world.stores, &world.uses, &surroundings, once).await.unwrap_err();
     assert_eq!(faults[0].1.message, "sealed", "the store's own words, not that the wait is over");
     assert!(began.elapsed() <= secs(60) && began.elapsed() > secs(55), "{:?}", began.elapsed());
 
     shelf.answer("a", Err(error(StoreErrorKind::Denied, "no")));
     let began = Instant::now();
-    assert!(read_once(&world.config, &world.stores, &world.uses, &surroundings, once).await.is_err());
+    assert!(round(&world.config, &world.stores, &world.uses, &surroundings, once).await.is_err());
     assert_eq!(began.elapsed(), secs(0), "what is denied is not waited for");
 }
 
@@ -63,7 +65,7 @@ async fn rounds_remember_overlaps_from_one_to_the_next_and_narrowed_ones_forget_
     let secrets = [secret("a", secs(3600)), secret("b", secs(3600))];
     let both = World::new(dir.path(), &shelf, &secrets, &[("t", &["a"]), ("u", &["b"])]);
     let surroundings = both.surroundings();
-    read_once(&both.config, &both.stores, &both.uses, &surroundings, NOW).await.unwrap();
+    round(&both.config, &both.stores, &both.uses, &surroundings, NOW).await.unwrap();
 
     shelf.set("a", "a2");
     shelf.set("b", "b2");
@@ -71,14 +73,14 @@ async fn rounds_remember_overlaps_from_one_to_the_next_and_narrowed_ones_forget_
     let mut narrow = both.uses.clone();
     narrow.remove("t");
     for once in [dry, NOW] {
-        let snapshots = read_once(&both.config, &both.stores, &narrow, &surroundings, once).await.unwrap();
+        let snapshots = round(&both.config, &both.stores, &narrow, &surroundings, once).await.unwrap();
         assert_eq!(values(&snapshots["u"]), ["b=b2", "previous.b=b1"]);
     }
-    let snapshots = read_once(&both.config, &both.stores, &both.uses, &surroundings, NOW).await.unwrap();
+    let snapshots = round(&both.config, &both.stores, &both.uses, &surroundings, NOW).await.unwrap();
     assert_eq!(values(&snapshots["t"]), ["a=a2", "previous.a=a1"]);
     assert_eq!(values(&snapshots["u"]), ["b=b2", "previous.b=b1"]);
     tokio::time::sleep(secs(3601)).await;
-    let snapshots = read_once(&both.config, &both.stores, &both.uses, &surroundings, NOW).await.unwrap();
+    let snapshots = round(&both.config, &both.stores, &both.uses, &surroundings, NOW).await.unwrap();
     assert_eq!(values(&snapshots["t"]), ["a=a2"]);
 }
 
@@ -100,7 +102,7 @@ async fn a_store_type_without_a_reader_says_so_when_it_is_read() {
     world.config.stores.insert("local".into(), StoreConfig::File(file));
     let key = Key::new(b"key");
     let stores = build(&world.config, &key);
-    let faults = read_once(&world.config, &stores, &world.uses, &world.surroundings(), NOW).await.unwrap_err();
+    let faults = round(&world.config, &stores, &world.uses, &world.surroundings(), NOW).await.unwrap_err();
     assert_eq!(faults[0].1.kind, StoreErrorKind::NotBuilt);
     let locator = Locator::File { key: "a".into() };
     assert_eq!(stores["local"].read(&locator).await.unwrap_err().kind, StoreErrorKind::Missing);
@@ -110,4 +112,16 @@ async fn a_store_type_without_a_reader_says_so_when_it_is_read() {
     let mut moved = world.config.clone();
     moved.stores.insert("local".into(), StoreConfig::File(FileStore { path: dir.path().join("t.yaml") }));
     assert!(!Arc::ptr_eq(&rebuild(&world.config, &stores, &moved, &key)["local"], &stores["local"]));
+}
+
+/// A round of a command of its own.
+async fn round(
+    config: &Config,
+    stores: &Stores,
+    uses: &Uses,
+    surroundings: &Surroundings,
+    once: Once,
+) -> Result<BTreeMap<TargetName, Snapshot>, Vec<(SecretName, StoreError)>> {
+    let holding = Holding::open(config, stores, uses, surroundings, once.remember);
+    read_once(config, stores, uses, surroundings, &holding, once).await
 }

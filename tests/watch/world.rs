@@ -12,6 +12,7 @@ use leasehold::config::model::{
     Config, HealthCheck, HealthConfig, Locator, OnUnhealthy, ReloadConfig, SecretConfig, Settle, TargetConfig,
 };
 use leasehold::secret::{Field, Fields, Reading, SecretName, Snapshot, Version};
+use leasehold::state_dir::Keeping;
 use leasehold::store::{Store, StoreError, StoreErrorKind};
 use leasehold::watch::{Stores, Surroundings, Uses, Watch, WatchHandle};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -154,11 +155,19 @@ pub struct World {
     pub step: Arc<AtomicI64>,
     pub seen: Arc<Mutex<Vec<(SecretName, Version)>>>,
     pub die: f64,
+    /// As on a tmpfs, where nothing else is said.
+    pub keeping: Keeping,
     origin: Instant,
 }
 
 impl World {
-    pub fn new(state_dir: &Path, shelf: &Arc<Shelf>, secrets: &[SecretConfig], uses: &[(&str, &[&str])]) -> Self {
+    pub fn new<S: Store + 'static>(
+        state_dir: &Path,
+        store: &Arc<S>,
+        secrets: &[SecretConfig],
+        uses: &[(&str, &[&str])],
+    ) -> Self {
+        let store: Arc<dyn Store> = Arc::clone(store) as Arc<dyn Store>;
         let config = Config {
             state_key: None,
             file: state_dir.join("agent.yaml"),
@@ -173,14 +182,14 @@ impl World {
             .iter()
             .map(|(target, used)| ((*target).into(), used.iter().map(|used| name(used)).collect::<BTreeSet<_>>()))
             .collect();
-        let shelf: Arc<dyn Store> = Arc::clone(shelf) as Arc<dyn Store>;
         Self {
             config,
-            stores: Stores::from([("shelf".into(), shelf)]),
+            stores: Stores::from([("shelf".into(), store)]),
             uses,
             step: Arc::default(),
             seen: Arc::default(),
             die: 0.5,
+            keeping: Keeping::Clear,
             origin: Instant::now(),
         }
     }
@@ -197,6 +206,7 @@ impl World {
             on_reading: Arc::new(move |name, reading| {
                 seen.lock().unwrap().push((name.clone(), reading.version.clone()));
             }),
+            keeping: self.keeping.clone(),
             cancel: CancellationToken::new(),
         }
     }

@@ -8,9 +8,10 @@ use std::path::Path;
 
 use super::prepare::{Prepared, placed, prepare};
 use super::problem::{Class, Problem};
+use crate::config::model::{Config, SecretConfig, StoreConfig};
 use crate::config::{Fault, Place};
 use crate::digest::Key;
-use crate::state_dir::{self, StateDir};
+use crate::state_dir::{self, Keeping, StateDir};
 
 pub use report::Report;
 
@@ -33,12 +34,13 @@ pub async fn check(file: &Path, offline: bool, env: &dyn Fn(&str) -> Option<Stri
         Err(faulty) => return Report { faults: faulty.problems, warnings: faulty.warnings, checked: Vec::new() },
     };
     let key = state_dir(&prepared, offline, &mut report).unwrap_or(scratch);
+    let keeping = keeping(&prepared, offline, &mut report);
     report.warnings.splice(0..0, prepared.warnings.iter().cloned());
     templates(&prepared, &mut report);
     machine::look(&prepared, offline, &mut report);
     if !offline {
         machine::units(&prepared, &mut report).await;
-        values::read(&prepared, &key, &mut report).await;
+        values::read(&prepared, &key, keeping, &mut report).await;
     }
     report
 }
@@ -66,6 +68,35 @@ fn state_dir(prepared: &Prepared, offline: bool, report: &mut Report) -> Option<
         }
     }
     None
+}
+
+/// How values would be kept in the state directory; warns of what that costs.
+fn keeping(prepared: &Prepared, offline: bool, report: &mut Report) -> Keeping {
+    let Config { state_dir, state_key, secrets, stores, .. } = &prepared.loaded.config;
+    let keeping = match Keeping::look(state_dir, state_key.as_deref()) {
+        Ok(keeping) => keeping,
+        Err(error) => {
+            let fault = prepared.loaded.fault("state_key.file", format!("state_key: {error}"), None);
+            if offline {
+                report.warning(fault)
+            } else {
+                report.fault(Class::of_file(&error), fault)
+            }
+            return Keeping::Nothing;
+        }
+    };
+    // Other stores keep the version before themselves.
+    let forgets = |secret: &&SecretConfig| {
+        !secret.overlap.is_zero() && matches!(stores.get(&secret.store), Some(StoreConfig::File(_)))
+    };
+    if !keeping.keeps_values()
+        && let Some(secret) = secrets.values().find(forgets)
+    {
+        let message = "overlap without state_key on a disk: previous does not survive a restart";
+        let hint = "give a state_key, or let state_dir be on a tmpfs".to_owned();
+        report.warning(prepared.loaded.fault(&format!("secrets.{}.overlap", secret.name), message, Some(hint)));
+    }
+    keeping
 }
 
 /// Every template over placeholders.

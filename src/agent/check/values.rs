@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::Mode;
-
 use super::Report;
 use crate::agent::once::unreadable;
 use crate::agent::prepare::{Prepared, placed};
@@ -12,18 +10,22 @@ use crate::agent::problem::Class;
 use crate::agent::readings::Reader;
 use crate::config::model::TargetConfig;
 use crate::digest::Key;
-use crate::durable::{self, Attributes, Dir, FileError};
+use crate::durable::FileError;
 use crate::process::Inherit;
 use crate::render::{Rendered, Renderer};
+use crate::scratch::Scratch;
 use crate::secret::Snapshot;
+use crate::state_dir::Keeping;
 use crate::telemetry::mask::mask;
 use crate::verify;
 use crate::watch::{self, Once};
 
+const PREFIX: &str = "leasehold-check";
+
 /// Reads every secret in use once, and proves what can be rendered.
-pub(super) async fn read(prepared: &Prepared, key: &Key, report: &mut Report) {
+pub(super) async fn read(prepared: &Prepared, key: &Key, keeping: Keeping, report: &mut Report) {
     let config = &prepared.loaded.config;
-    let reader = Reader::new(watch::build(config, key));
+    let reader = Reader::new(config, watch::build(config, key), &prepared.uses, keeping, false);
     let readings = reader.read(config, &prepared.uses, Once { wait: Duration::ZERO, remember: false }).await;
     for problem in unreadable(prepared, &readings.errors) {
         report.fault(problem.class, problem.fault);
@@ -40,6 +42,7 @@ pub(super) async fn read(prepared: &Prepared, key: &Key, report: &mut Report) {
             prove(prepared, target, renderer, snapshot, report).await;
         }
     }
+    reader.finish().await;
 }
 
 async fn prove(
@@ -64,7 +67,7 @@ async fn prove(
         }
     };
     if target.files.iter().any(|file| file.check.is_some()) {
-        match Private::write(target, &rendered) {
+        match Private::write(target, &rendered, prepared.loaded.config.state_key.is_some()) {
             Ok(private) => checks(prepared, target, &private, report).await,
             Err(error) => report.fault(Class::of_file(&error), loaded.fault(&key, format!("{key}: {error}"), None)),
         }
@@ -98,55 +101,26 @@ async fn checks(prepared: &Prepared, target: &TargetConfig, private: &Private, r
 
 /// The files of a target in a folder that only this user may enter; gone when dropped.
 struct Private {
-    folder: PathBuf,
     /// In the config's order.
     files: Vec<PathBuf>,
+    _folder: Scratch,
 }
 
 impl Private {
-    fn write(target: &TargetConfig, rendered: &Rendered) -> Result<Self, FileError> {
-        let temp = std::env::temp_dir();
-        let folder = temp.join(format!("leasehold-check-{}", durable::unguessable(&temp)?));
-        make(&folder)?;
-        let mut private = Self { folder, files: Vec::new() };
+    /// In memory, or, where there is none and what is kept is not sealed either, in the folder for temporary files.
+    fn write(target: &TargetConfig, rendered: &Rendered, sealed: bool) -> Result<Self, FileError> {
+        let folder = Scratch::make(PREFIX);
+        let folder =
+            if sealed { folder? } else { folder.or_else(|_| Scratch::make_at(&std::env::temp_dir(), PREFIX))? };
+        let mut files = Vec::new();
         for (index, file) in rendered.files.iter().enumerate() {
             // Files of a `directory` lie beside each other as they will there; others each for itself.
-            let place = match &target.directory {
-                Some(root) => private.folder.join(file.path.strip_prefix(root).unwrap_or(&file.path)),
-                None => private.folder.join(index.to_string()).join(file.path.file_name().unwrap_or_default()),
+            let name = match &target.directory {
+                Some(root) => file.path.strip_prefix(root).unwrap_or(&file.path).to_owned(),
+                None => Path::new(&index.to_string()).join(file.path.file_name().unwrap_or_default()),
             };
-            if !place.starts_with(&private.folder) {
-                return Err(FileError::refused(
-                    "check",
-                    &file.path,
-                    "it is not inside the target's directory",
-                    "move it",
-                ));
-            }
-            let (parent, name) = durable::split(&place)?;
-            std::fs::create_dir_all(parent).map_err(|error| FileError::io("create", parent, &error))?;
-            durable::write_new(
-                &Dir::open(parent)?,
-                name,
-                &place,
-                file.bytes.expose(),
-                Attributes::private(),
-                "check.file",
-            )?;
-            private.files.push(place);
+            files.push(folder.write(&name, file.bytes.expose())?);
         }
-        Ok(private)
-    }
-}
-
-fn make(folder: &Path) -> Result<(), FileError> {
-    rustix::fs::mkdir(folder, Mode::RWXU).map_err(|errno| FileError::os("create", folder, errno))
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
-            tracing::warn!(path = %self.folder.display(), "cannot remove it, and it holds secrets: {error}");
-        }
+        Ok(Self { files, _folder: folder })
     }
 }

@@ -16,11 +16,12 @@ use tokio::time::Instant;
 use super::prepare::{Prepared, prepare};
 use super::problem::{Class, Problem};
 use super::readings::{Reader, Readings, blocked};
+use crate::config::model::Config;
 use crate::config::{Fault, Place, did_you_mean};
 use crate::digest::Key;
 use crate::durable::FileError;
 use crate::secret::SecretName;
-use crate::state_dir::{self, StateDir};
+use crate::state_dir::{self, Keeping, StateDir};
 use crate::store::{StoreError, StoreErrorKind};
 use crate::watch::{self, Once, Uses};
 
@@ -62,7 +63,10 @@ async fn attempt(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> Res
     narrowed(options, &first)?;
     let state = match options.dry_run {
         true => None,
-        false => Some(StateDir::open(&first.loaded.config.state_dir).map_err(|error| failed(options, &error))?),
+        false => {
+            let Config { state_dir, state_key, .. } = &first.loaded.config;
+            Some(StateDir::open(state_dir, state_key.as_deref()).map_err(|error| failed(options, &error))?)
+        }
     };
     let key = match &state {
         Some(state) => state.key().clone(),
@@ -74,7 +78,11 @@ async fn attempt(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> Res
         true => Some(dry_run::Shown::new(options, &key, env).map_err(faulty)?),
         false => None,
     };
-    let job = Job { options, prepared: &prepared, state: state.as_ref(), shown, until };
+    let keeping = match &state {
+        Some(state) => state.keeping(),
+        None => looked_at(&prepared).map_err(|error| failed(options, &error))?,
+    };
+    let job = Job { options, prepared: &prepared, state: state.as_ref(), shown, keeping, until };
     let mut report = Report { warnings: prepared.warnings.clone(), dry_run: options.dry_run, ..Report::default() };
     job.run(&uses, &key, &mut report).await;
     report.targets.sort_by(|a, b| a.target.cmp(&b.target));
@@ -87,6 +95,11 @@ fn reading_key(prepared: &Prepared, scratch: &Key) -> Key {
         Ok(Some(state)) => state.key().clone(),
         Ok(None) | Err(_) => scratch.clone(),
     }
+}
+
+fn looked_at(prepared: &Prepared) -> Result<Keeping, FileError> {
+    let Config { state_dir, state_key, .. } = &prepared.loaded.config;
+    Keeping::look(state_dir, state_key.as_deref())
 }
 
 fn failed(options: &Options, error: &FileError) -> Report {
@@ -118,6 +131,7 @@ struct Job<'a> {
     state: Option<&'a StateDir>,
     /// What a dry run shows.
     shown: Option<dry_run::Shown>,
+    keeping: Keeping,
     until: Instant,
 }
 
@@ -125,22 +139,24 @@ impl Job<'_> {
     /// Whatever can be read at once is published at once; only what is left waits.
     async fn run(&self, uses: &Uses, key: &Key, report: &mut Report) {
         let config = &self.prepared.loaded.config;
-        let reader = Reader::new(watch::build(config, key));
         let remember = self.state.is_some();
+        let stores = watch::build(config, key);
+        let reader = Reader::new(config, stores, &self.prepared.uses, self.keeping.clone(), remember);
         let first = reader.read(config, uses, Once { wait: Duration::ZERO, remember }).await;
-        self.targets(&first, report).await;
+        self.targets(&first, &reader, report).await;
         let mut errors = first.errors;
         let wait = self.until.saturating_duration_since(Instant::now());
         let patient = blocked(uses, &errors);
         if !patient.is_empty() && !wait.is_zero() && errors.values().any(may_pass) {
             let second = reader.read(config, &patient, Once { wait, remember }).await;
-            self.targets(&second, report).await;
+            self.targets(&second, &reader, report).await;
             errors = second.errors;
         }
+        reader.finish().await;
         self.unread(uses, &errors, report);
     }
 
-    async fn targets(&self, readings: &Readings, report: &mut Report) {
+    async fn targets(&self, readings: &Readings, reader: &Reader, report: &mut Report) {
         let all = readings.snapshots.iter().filter_map(|(name, snapshot)| {
             let target = self.prepared.loaded.config.targets.get(name)?;
             let renderer = self.prepared.renderers.get(name)?;
@@ -151,7 +167,11 @@ impl Job<'_> {
                     (Some(state), None) => {
                         let until = (!self.options.wait.is_zero()).then_some(self.until);
                         let inputs = rotate::Inputs { target, renderer, snapshot, until };
-                        Some(rotate::rotate(&self.prepared.loaded, state, inputs).await)
+                        let rotated = rotate::rotate(&self.prepared.loaded, state, inputs).await;
+                        if let Some(standing) = &rotated.standing {
+                            reader.holding.stands(name, standing);
+                        }
+                        Some((rotated.report, rotated.problems))
                     }
                 }
             })

@@ -15,12 +15,12 @@ use crate::agent::problem::{Class, Problem};
 use crate::config::Loaded;
 use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::durable::FileError;
-use crate::generation::{GenerationId, Generations, Manifest, Origin, Staged};
+use crate::generation::{GenerationId, Generations, Manifest, Origin, Plain, Staged};
 use crate::journal::JournalFile;
 use crate::process::Inherit;
 use crate::render::{Rendered, Renderer};
 use crate::rotation::{self, Committed, Digest, Effect, Event, Failure, Generation, Journal, Phase, Policy, State};
-use crate::secret::Snapshot;
+use crate::secret::{Snapshot, Standing};
 use crate::state_dir::StateDir;
 use crate::telemetry::mask::mask;
 use crate::verify::{self, VerifyErrorKind};
@@ -38,8 +38,16 @@ pub(super) struct Inputs<'a> {
     pub until: Option<Instant>,
 }
 
+/// What came of it.
+pub(super) struct Rotated {
+    pub report: TargetReport,
+    pub problems: Vec<Problem>,
+    /// What the target stands on. None: what it may stand on is not settled.
+    pub standing: Option<Standing>,
+}
+
 /// Brings one target's files to these inputs, or leaves them as the committed generation has them.
-pub(super) async fn rotate(loaded: &Loaded, state: &StateDir, inputs: Inputs<'_>) -> (TargetReport, Vec<Problem>) {
+pub(super) async fn rotate(loaded: &Loaded, state: &StateDir, inputs: Inputs<'_>) -> Rotated {
     let mut report = TargetReport {
         target: inputs.target.name.clone(),
         result: Outcome::Failed,
@@ -49,19 +57,24 @@ pub(super) async fn rotate(loaded: &Loaded, state: &StateDir, inputs: Inputs<'_>
     };
     let opened = match Rotation::open(loaded, state, inputs).await {
         Ok(opened) => opened,
-        Err(error) => return (report, vec![problem(loaded, inputs.target, Class::of_file(&error), &error)]),
+        Err(error) => {
+            let problems = vec![problem(loaded, inputs.target, Class::of_file(&error), &error)];
+            return Rotated { report, problems, standing: None };
+        }
     };
     let (rotation, machine) = opened.run().await;
     report.result = rotation.outcome(&machine);
     report.generation = machine.journal.committed.map(|c| c.generation);
     report.changes = rotation.changes();
+    let settled = machine.phase == Phase::Rest && !machine.unsaved;
+    let standing = if settled { rotation.standing(&machine) } else { None };
     report.notes = rotation.notes;
     let why = rotation.problem.filter(|_| report.result == Outcome::Failed);
     let why = match (report.result, why) {
         (Outcome::Failed, None) => Some(unexplained(loaded, inputs.target, &machine, rotation.digest)),
         (_, why) => why,
     };
-    (report, why.into_iter().collect())
+    Rotated { report, problems: why.into_iter().collect(), standing }
 }
 
 fn problem(loaded: &Loaded, target: &TargetConfig, class: Class, why: &dyn std::fmt::Display) -> Problem {
@@ -93,7 +106,7 @@ struct Rotation<'a> {
     committed: Option<Committed>,
     /// Generations whose files may be live.
     live: BTreeSet<Generation>,
-    staged: Option<Staged>,
+    staged: Option<GenerationId>,
     written: BTreeSet<PathBuf>,
     created: BTreeSet<PathBuf>,
     notes: Vec<String>,
@@ -104,12 +117,13 @@ struct Rotation<'a> {
 impl<'a> Rotation<'a> {
     async fn open(loaded: &'a Loaded, state: &StateDir, inputs: Inputs<'a>) -> Result<Self, FileError> {
         let dir = state.make_target(&inputs.target.name)?;
-        let journal = Arc::new(JournalFile::<Journal>::new(&dir));
+        let seal = state.seal(&inputs.target.name);
+        let journal = Arc::new(JournalFile::<Journal>::new(&dir, seal.clone()));
         let (folder, key) = (state.generations(&inputs.target.name), state.key().clone());
         let file = Arc::clone(&journal);
         let (found, generations) = blocking(move || {
             let found = file.load()?.unwrap_or_default();
-            Ok::<_, FileError>((found, Generations::open(&folder, &key)?))
+            Ok::<_, FileError>((found, Generations::open(&folder, &key, seal.as_ref())?))
         })
         .await?;
         let named = found.committed.into_iter().chain(found.refuge).map(|c| c.generation);
@@ -220,13 +234,14 @@ impl<'a> Rotation<'a> {
             versions: versions
                 .filter_map(|name| Some((name.to_string(), snapshot.secrets.get(name)?.version.clone())))
                 .collect(),
+            previous: snapshot.previous.iter().map(|(name, r)| (name.to_string(), r.version.clone())).collect(),
         };
         let committed = self.committed.map(|c| GenerationId(c.generation));
         let generations = self.generations.clone();
         match blocking(move || stage(&generations, &rendered, origin, committed)).await {
             Ok(Some(staged)) => {
                 let id = staged.id();
-                self.staged = Some(staged);
+                self.staged = Some(id);
                 Event::Staged(id.0)
             }
             Ok(None) => Event::Unchanged,
@@ -236,13 +251,15 @@ impl<'a> Rotation<'a> {
 
     async fn verify(&mut self) -> Event {
         let Inputs { target, renderer, snapshot, until } = self.inputs;
-        let staged = self.staged.as_ref();
-        let paths: Vec<PathBuf> =
-            (0..target.files.len()).filter_map(|i| staged.and_then(|staged| staged.file_path(i))).collect();
+        let plain = match self.plain().await {
+            Ok(plain) => plain,
+            Err(error) => return self.answer(Err(error)),
+        };
+        let paths = plain.as_ref().map_or(&[][..], Plain::files);
         let withhold = self.loaded.confidential.auth_variables.clone();
         let inherit = Inherit { withhold, pass: target.pass_env.clone() };
         loop {
-            let error = match verify::verify(renderer, snapshot, &paths, target, &inherit).await {
+            let error = match verify::verify(renderer, snapshot, paths, target, &inherit).await {
                 Ok(()) => return Event::Done,
                 Err(error) => error,
             };
@@ -253,6 +270,14 @@ impl<'a> Rotation<'a> {
             }
             return self.fail(problem(self.loaded, target, Class::of_verify(&error), &error));
         }
+    }
+
+    /// The staged files for `check` commands, where there are any.
+    async fn plain(&self) -> Result<Option<Plain>, FileError> {
+        let checked = self.inputs.target.files.iter().any(|file| file.check.is_some());
+        let Some(staged) = self.staged.filter(|_| checked) else { return Ok(None) };
+        let generations = self.generations.clone();
+        blocking(move || generations.plain(staged)).await.map(Some)
     }
 
     async fn publish(&mut self, generation: Generation) -> Event {
@@ -308,6 +333,15 @@ impl<'a> Rotation<'a> {
         if let Err(error) = blocking(move || generations.prune(&keep)).await {
             self.notes.push(format!("old generations stay: {error}"));
         }
+    }
+
+    fn standing(&self, state: &State) -> Option<Standing> {
+        let using = state.journal.using().into_iter().map(GenerationId);
+        Some(Standing {
+            using: self.generations.readings(using).ok()?,
+            newest: self.inputs.snapshot.readings(),
+            rejected: state.journal.is_quarantined(self.digest),
+        })
     }
 
     fn outcome(&self, state: &State) -> Outcome {

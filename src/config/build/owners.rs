@@ -34,6 +34,14 @@ impl Builder<'_> {
     /// Refuses every path with two owners.
     pub(super) fn owners(&mut self, raw: &RawConfig, config: &Config) {
         let mut claims = self.own_claims(raw, config);
+        if let (Some(key), Some(path)) = (raw.state_key.get(), &config.state_key)
+            && !raw.state_dir.0.is_empty()
+            && path.starts_with(&config.state_dir)
+        {
+            let message = "state_key.file: the key lies inside state_dir, beside what it locks";
+            let hint = "keep it elsewhere: a systemd credential, a mounted secret";
+            self.d.fault_hint(key.file.place, message.to_owned(), hint.to_owned());
+        }
         self.target_claims(raw, &mut claims);
         let mut by_path: BTreeMap<&Path, Vec<&Claim>> = BTreeMap::new();
         for claim in &claims {
@@ -60,6 +68,9 @@ impl Builder<'_> {
         let mut claims = vec![own(config.file.clone(), Place::default(), "the config file".to_owned())];
         if !raw.state_dir.0.is_empty() {
             claims.push(own(config.state_dir.clone(), raw.state_dir.place, "state_dir".to_owned()));
+        }
+        if let (Some(key), Some(path)) = (raw.state_key.get(), &config.state_key) {
+            claims.push(own(path.clone(), key.file.place, "state_key.file".to_owned()));
         }
         if let (Some(audit), Some(path)) = (raw.audit.get(), &config.audit) {
             claims.push(own(path.clone(), audit.path.place, "audit.path".to_owned()));

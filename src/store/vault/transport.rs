@@ -19,6 +19,8 @@ use crate::config::model::TlsConfig;
 /// The longest answer that is read. Vault's own bound on a request is 32 MiB, on an entry of its storage 1 MiB.
 const MAX_BODY: usize = 8 << 20;
 
+const BROKE_OFF: &str = "the answer broke off";
+
 /// Why nothing usable came back. Texts hold no header, no body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
@@ -185,7 +187,8 @@ impl rustify::client::Client for Wire {
 
 fn cut(error: &reqwest::Error) -> Fault {
     let why = fault(error);
-    Fault::malformed(format!("the answer broke off: {}", why.what), "look at the server, and at proxies before it")
+    let what = if why.what == BROKE_OFF { why.what } else { format!("{BROKE_OFF}: {}", why.what) };
+    Fault::malformed(what, "look at the server, and at proxies before it")
 }
 
 /// A client's error, by its innermost cause that is known.
@@ -208,8 +211,7 @@ fn fault(error: &reqwest::Error) -> Fault {
 
 fn known(cause: &(dyn Error + 'static)) -> Option<Fault> {
     if let Some(error) = cause.downcast_ref::<hyper::Error>() {
-        let what = "the connection was closed in the middle of an answer";
-        return error.is_incomplete_message().then(|| Fault::malformed(what, "look at the server"));
+        return error.is_incomplete_message().then(|| Fault::malformed(BROKE_OFF, "look at the server"));
     }
     if let Some(error) = cause.downcast_ref::<rustls::Error>() {
         return Some(tls::fault(error));

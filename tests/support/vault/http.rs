@@ -11,9 +11,18 @@ pub async fn send(address: &str, request: Request) -> Response {
 
 /// The same, where it may fail.
 pub async fn try_send(address: &str, request: Request) -> Result<Response, reqwest::Error> {
+    through(client().build()?, address, request).await
+}
+
+/// What a client is made of here; a test adds its CA, its certificate or its unix socket.
+pub fn client() -> reqwest::ClientBuilder {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build()?;
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy()
+}
+
+/// Sends a request through a client of the test's own.
+pub async fn through(client: reqwest::Client, address: &str, request: Request) -> Result<Response, reqwest::Error> {
     let mut url = reqwest::Url::parse(&format!("{address}/v1/")).unwrap();
     url.set_path(&format!("/v1/{}", request.path));
     if !request.query.is_empty() {

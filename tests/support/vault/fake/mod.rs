@@ -136,14 +136,11 @@ impl Fake {
 
     /// At most `rate` requests a second, then 429; with Retry-After unless `silent`. None lifts it.
     pub fn quota(&self, rate: Option<f64>, silent: bool) {
+        self.0.state.lock().unwrap().quota_headers = !silent;
         let method = if rate.is_some() { "POST" } else { "DELETE" };
-        let mut request = Request::new(method, "sys/quotas/rate-limit/test").token(ROOT);
-        request.admin = true;
-        if let Some(rate) = rate {
-            let body = if silent { json!({ "rate": rate, "fake_silent": 1 }) } else { json!({ "rate": rate }) };
-            request = request.body(&body);
-        }
-        self.right_answer(&request);
+        let request = Request::new(method, "sys/quotas/rate-limit/test").token(ROOT);
+        let body = json!({ "rate": rate });
+        self.right_answer(&Request { admin: true, ..request.body(&body) });
     }
 
     /// A static role's rotation that is due does not happen (its ttl stays 0) until it is let go.

@@ -24,8 +24,8 @@ pub struct Pki {
     issued: BTreeMap<String, String>,
 }
 
-/// The public key of a signing request.
-struct Public(Vec<u8>);
+/// The public key of a signing request, and the common name in it.
+struct Public(Vec<u8>, String);
 
 impl PublicKeyData for Public {
     fn der_bytes(&self) -> &[u8] {
@@ -74,7 +74,9 @@ impl Pki {
         let Some(authority) = &self.authority else {
             return refuse(500, "error fetching CA certificate: no default issuer currently configured");
         };
-        let common_name = text(call.body, "common_name");
+        // A request's own name counts (the role's `use_csr_common_name` is true by default).
+        let named = key.as_ref().map(|key| key.1.clone()).filter(|name| !name.is_empty());
+        let common_name = named.unwrap_or_else(|| text(call.body, "common_name"));
         if let Err(refusal) = allowed(role, &common_name) {
             return refuse(400, &refusal);
         }
@@ -137,5 +139,7 @@ fn lifetime(name: &str, names: Vec<String>, now: Timestamp, ends: Timestamp) -> 
 
 fn public_key(csr: &str) -> Option<Public> {
     let request = x509_cert::request::CertReq::from_der(&pem_body(csr)?).ok()?;
-    Some(Public(request.info.public_key.subject_public_key.raw_bytes().to_vec()))
+    let subject = request.info.subject.to_string();
+    let name = subject.split(',').find_map(|part| part.trim().strip_prefix("CN=")).unwrap_or_default().to_owned();
+    Some(Public(request.info.public_key.subject_public_key.raw_bytes().to_vec(), name))
 }

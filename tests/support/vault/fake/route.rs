@@ -33,11 +33,11 @@ pub fn answer(state: &mut State, request: &Request, now: Timestamp) -> Response 
         return Response::errors(status, &["Vault is in standby mode"]);
     }
     if !request.admin
-        && let Some((wait, silent)) = state.over_quota(&request.path, now)
+        && let Some(wait) = state.over_quota(&request.path, now)
     {
         let error = format!("request path {:?}: rate limit quota exceeded", request.path);
         let mut response = Response::errors(429, &[&error]);
-        if !silent {
+        if state.quota_headers {
             response.headers.push(("retry-after".to_owned(), wait.to_string()));
         }
         return response;
@@ -132,7 +132,9 @@ fn engine_answer(state: &mut State, route: &Route<'_>, token: Option<&Token>) ->
             let (op, namespace) = (route.op, route.namespace.as_str());
             state.sys(&Asking { op, path: below, body: &route.body, namespace, now: route.now }, token)
         }
-        ("auth/token/", Some(token)) => state.token_endpoint(route.op, below, &route.body, token, route.now),
+        ("auth/token/", Some(token)) => {
+            state.token_endpoint(route.op, below, &route.body, token, &route.namespace, route.now)
+        }
         ("cubbyhole/", Some(token)) => cubbyhole(state, route, below, token),
         (mount, _) => {
             let State { ids, spaces, lag, .. } = state;

@@ -156,22 +156,22 @@ pub enum Engine {
     Kv1(kv1::Kv1),
     Kv2(kv2::Kv2),
     Database(database::Database),
-    Pki(pki::Pki),
+    Pki(Box<pki::Pki>),
     Transit(transit::Transit),
     Generic(generic::Generic),
-    Login(logins::Logins),
+    Login(Box<logins::Logins>),
 }
 
 impl Engine {
     /// Of a mount's `type` (secrets) or an auth method's; `None` where the fake has no such engine.
     pub fn new(auth: bool, kind: &str, v2: bool) -> Option<Engine> {
         Some(match kind {
-            _ if auth => Engine::Login(logins::Logins::new(kind)?),
+            _ if auth => Engine::Login(Box::new(logins::Logins::new(kind)?)),
             "kv" if v2 => Engine::Kv2(Default::default()),
             "kv-v2" => Engine::Kv2(Default::default()),
             "kv" | "kv-v1" | "generic" => Engine::Kv1(Default::default()),
             "database" => Engine::Database(Default::default()),
-            "pki" => Engine::Pki(Default::default()),
+            "pki" => Engine::Pki(Box::default()),
             "transit" => Engine::Transit(Default::default()),
             "fake" => Engine::Generic(Default::default()),
             _ => return None,
@@ -239,8 +239,6 @@ pub struct Quota {
     pub rate: f64,
     pub interval: Duration,
     pub path: String,
-    /// Shortcut of the fake: the answer has no Retry-After.
-    pub silent: bool,
     pub since: Timestamp,
     pub used: f64,
 }
@@ -252,6 +250,8 @@ pub struct State {
     pub leases: BTreeMap<String, Lease>,
     pub wrapped: BTreeMap<String, Wrapped>,
     pub quotas: BTreeMap<String, Quota>,
+    /// Whether a 429 says when to come back (`sys/quotas/config`); not so by default.
+    pub quota_headers: bool,
     pub sealed: bool,
     /// The status that a standby answers everything with.
     pub standby: Option<u16>,
@@ -272,6 +272,7 @@ impl State {
             leases: BTreeMap::new(),
             wrapped: BTreeMap::new(),
             quotas: BTreeMap::new(),
+            quota_headers: false,
             sealed: false,
             standby: None,
             lag: 0,

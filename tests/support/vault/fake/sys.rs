@@ -10,7 +10,7 @@ use super::state::{
     Answer, Engine, Mount, Op, Quota, Refusal, Reply, SYSTEM_TTL, Space, State, Tuning, denied, nothing, refuse,
 };
 use super::token::Token;
-use super::values::{duration, list, number, span, text};
+use super::values::{duration, flag, list, span, text};
 
 /// A request to `sys/`, as far as it needs no more.
 pub struct Asking<'a> {
@@ -227,15 +227,18 @@ impl State {
     fn set_quota(&mut self, asking: &Asking<'_>, name: &str) -> Answer {
         let body = asking.body;
         match asking.op {
+            Op::Write if name == "config" => {
+                self.quota_headers = flag(body, "enable_rate_limit_response_headers") == Some(true);
+                Ok(Reply::Empty)
+            }
             Op::Write => {
                 let rate = body.get("rate").and_then(Value::as_f64).or_else(|| text(body, "rate").parse().ok());
                 let Some(rate) = rate.filter(|rate| *rate > 0.0) else {
                     return refuse(400, "'rate' must be greater than 0");
                 };
                 let interval = Some(span(body, "interval")).filter(|i| !i.is_zero()).unwrap_or(Duration::from_secs(1));
-                let silent = number(body, "fake_silent").is_some();
                 let path = text(body, "path");
-                let quota = Quota { rate, interval, path, silent, since: asking.now, used: 0.0 };
+                let quota = Quota { rate, interval, path, since: asking.now, used: 0.0 };
                 self.quotas.insert(name.to_owned(), quota);
                 Ok(Reply::Empty)
             }
@@ -247,8 +250,8 @@ impl State {
         }
     }
 
-    /// Counts a request against the quotas; answers the seconds to wait where one is used up, and whether to say so.
-    pub fn over_quota(&mut self, path: &str, now: Timestamp) -> Option<(u64, bool)> {
+    /// Counts a request against the quotas; answers the seconds to wait where one is used up.
+    pub fn over_quota(&mut self, path: &str, now: Timestamp) -> Option<u64> {
         for quota in self.quotas.values_mut().filter(|q| path.starts_with(&q.path)) {
             while quota.since + quota.interval <= now {
                 let passed = super::values::until(quota.since, now).as_nanos() / quota.interval.as_nanos();
@@ -258,7 +261,7 @@ impl State {
             quota.used += 1.0;
             if quota.used > quota.rate {
                 let wait = super::values::until(now, quota.since + quota.interval).as_secs_f64().ceil().max(1.0);
-                return Some((wait as u64, quota.silent));
+                return Some(wait as u64);
             }
         }
         None

@@ -218,6 +218,7 @@ impl State {
         path: &str,
         body: &Map<String, Value>,
         caller: &Token,
+        namespace: &str,
         now: Timestamp,
     ) -> Answer {
         let named = |key: &str| text(body, key);
@@ -225,7 +226,7 @@ impl State {
         match (op, what) {
             (Op::Write, "create" | "create-orphan") => {
                 let _ = role;
-                self.create_token(body, caller, what == "create-orphan", now)
+                self.create_token(body, caller, what == "create-orphan", namespace, now)
             }
             (Op::Read | Op::Write, "lookup-self") => Ok(Reply::Data(caller.looked_up(now, true))),
             (Op::Write | Op::Read, "lookup") => match self.tokens.get(&named("token")) {
@@ -261,7 +262,14 @@ impl State {
         self.tokens.values().find(|t| !accessor.is_empty() && t.accessor == accessor)
     }
 
-    fn create_token(&mut self, body: &Map<String, Value>, caller: &Token, orphan: bool, now: Timestamp) -> Answer {
+    fn create_token(
+        &mut self,
+        body: &Map<String, Value>,
+        caller: &Token,
+        orphan: bool,
+        namespace: &str,
+        now: Timestamp,
+    ) -> Answer {
         let mut policies = list(body, "policies");
         if policies.is_empty() {
             policies = caller.policies.clone();
@@ -291,9 +299,8 @@ impl State {
             meta: body.get("meta").and_then(Value::as_object).cloned().unwrap_or_default(),
             ..Grant::default()
         };
-        let namespace = caller.namespace.clone();
         let parent = (!orphan).then_some(caller.id.as_str());
-        let (token, warnings) = self.new_token(grant, &namespace, "auth/token/create", parent, now);
+        let (token, warnings) = self.new_token(grant, namespace, "auth/token/create", parent, now);
         Ok(Reply::Raw(200, json!({ "auth": token.auth(now), "warnings": warnings })))
     }
 
