@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use leasehold::config::model::VaultAuth;
 use leasehold::store::{Store, StoreErrorKind};
 use serde_json::{Value, json};
@@ -55,7 +56,7 @@ async fn a_refused_login_is_denied_without_the_secret_id_and_is_no_storm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn userpass_jwt_and_kubernetes_log_in_with_what_their_files_hold_now() {
+async fn userpass_and_kubernetes_log_in_with_what_their_files_hold_now() {
     let world = World::new();
     let folder = tempfile::tempdir().unwrap();
     let place = secret(&world).await;
@@ -64,6 +65,24 @@ async fn userpass_jwt_and_kubernetes_log_in_with_what_their_files_hold_now() {
     let mount = mount.trim_start_matches("auth/").to_owned();
     let auth = VaultAuth::Userpass { mount, username: "ann".into(), password_file };
     assert_eq!(text(&world.store(auth).read(&place).await.unwrap(), "x"), "1");
+    world.vault().mount("auth/kubernetes", "kubernetes", Value::Null).await;
+    let role = json!({"bound_service_account_names": ["app"], "bound_service_account_namespaces": ["prod"],
+        "token_policies": ["app"], "token_ttl": "1m"});
+    world.vault().must("POST", "auth/kubernetes/role/app", role).await;
+    let jwt = |until: Duration| {
+        let exp = (world.fake().clock().now() + until).as_second();
+        let claims = json!({"sub": "system:serviceaccount:prod:app", "exp": exp}).to_string();
+        format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
+    };
+    let token_file = file(&folder, "jwt", &jwt(Duration::from_secs(60)));
+    let auth = VaultAuth::Jwt { mount: "kubernetes".into(), role: "app".into(), token_file };
+    let store = world.store(auth);
+    store.read(&place).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let refused = store.read(&place).await.unwrap_err();
+    assert!(refused.message.contains("login refused"), "{refused}");
+    file(&folder, "jwt", &jwt(Duration::from_secs(60)));
+    store.read(&place).await.expect("with the token that the kubelet put there since");
 }
 
 #[tokio::test(start_paused = true)]

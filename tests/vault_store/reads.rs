@@ -170,3 +170,34 @@ async fn a_denial_names_the_policy_that_is_missing_and_costs_no_login() {
     assert!(denied.message.contains(&format!("path \"{kv}/data/a\" {{ capabilities = [\"read\"] }}")), "{denied}");
     assert_eq!(world.fake().counts().of(Kind::Login), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_smallest_policy_is_enough_and_what_is_lacking_is_named() {
+    let world = World::new();
+    let kv = world.vault().kv(2).await;
+    world.vault().put(&kv, "a", json!({"x": "1"})).await;
+    let db = world.vault().database_mount().await.unwrap();
+    world.vault().database_role(&db, "app", "1h", "3h").await;
+    let (secret, creds) = (at(&format!("{kv}/a")), at(&format!("{db}/creds/app")));
+    let places = [&secret, &creds];
+    let all = world.root().access(&places).await.unwrap().expect("Vault has policies");
+    assert_eq!(all.lacking, Vec::<String>::new(), "root may everything");
+    world.vault().policy("app", &all.policy).await;
+    let app = world.vault().token(json!({"policies": ["app"], "no_default_policy": true})).await;
+    let store = world.store(token(&app));
+    let reading = store.read(&secret).await.unwrap();
+    assert_eq!(store.read_again(&secret, &reading).await.unwrap(), None);
+    let lease = store.read(&creds).await.unwrap().lease.unwrap();
+    store.renew(&lease).await.unwrap();
+    store.look_up(&lease).await.unwrap().unwrap();
+    store.revoke(&lease).await.unwrap();
+    assert_eq!(world.fake().counts().count(|asked| asked.status == 403 && asked.path.starts_with("sys/leases")), 0);
+    let less = all.policy.lines().filter(|line| !line.contains("/metadata/")).collect::<Vec<_>>().join("\n");
+    world
+        .vault()
+        .policy("less", &format!("{less}\npath \"sys/capabilities-self\" {{ capabilities = [\"update\"] }}"))
+        .await;
+    let app = world.vault().token(json!({"policies": ["less"]})).await;
+    let access = world.store(token(&app)).access(&places).await.unwrap().unwrap();
+    assert_eq!(access.lacking, [format!("read on {kv}/metadata/a: polling without moving the secret")]);
+}
