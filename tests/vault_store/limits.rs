@@ -100,3 +100,19 @@ async fn one_engine_that_fails_does_not_stop_the_others() {
         store.read(&at(&format!("{kv}/b"))).await.unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_does_not_say_how_long_is_not_hammered() {
+    let world = World::new();
+    let kv = world.vault().kv(2).await;
+    world.vault().put(&kv, "a", json!({"x": 1})).await;
+    let (store, place) = (world.root(), at(&format!("{kv}/a")));
+    store.read(&place).await.unwrap();
+    world.fake().counts().reset();
+    world.fake().faults().always(Fault::status(429, "request path: rate limit quota exceeded"));
+    for _ in 0..600 {
+        assert_eq!(store.read(&place).await.unwrap_err().kind, StoreErrorKind::Unavailable);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!((5..=40).contains(&world.fake().counts().total()), "{}", world.fake().counts().total());
+}

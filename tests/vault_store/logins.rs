@@ -101,7 +101,8 @@ async fn a_wrapped_secret_id_is_unwrapped_once_and_survives_a_restart() {
     store.read(&place).await.unwrap();
     let kept = store.session().expect("a session");
     // The token dies with the machine; the wrapping token is long spent.
-    for known in world.learnt.lock().unwrap().clone() {
+    let learnt = world.learnt.lock().unwrap().clone();
+    for known in learnt {
         let value = known.expose_str().unwrap().to_owned();
         world.vault().call("POST", "auth/token/revoke", json!({"token": value})).await;
     }
@@ -225,6 +226,5 @@ async fn a_token_without_end_is_never_looked_after() {
     assert_eq!(world.root().tend().await.unwrap(), None);
     let place = secret(&world).await;
     let bare = world.vault().token(json!({"policies": ["app"], "no_default_policy": true, "ttl": "1h"})).await;
-    let _ = Value::Null;
     world.store(token(&bare)).read(&place).await.expect("a token that may not look itself up reads");
 }

@@ -24,7 +24,9 @@ pub(super) fn of_session() -> Needs {
 
 /// Adds what reading one secret, and holding its lease, needs.
 pub(super) fn of_secret(shape: &Shape, path: &str, has_params: bool, needs: &mut Needs) {
-    let mut need = |path: String, capability, why| drop(needs.insert(path, (capability, why)));
+    let mut need = |path: String, capability, why| {
+        needs.insert(path, (capability, why));
+    };
     match shape {
         Shape::Kv2 { mount, rest } => {
             need(format!("{mount}/data/{rest}"), "read", "reading the secret");

@@ -35,7 +35,6 @@ pub(super) struct Token {
     pub owner: String,
     /// Got by a login, not given.
     ours: bool,
-    since: Duration,
     _known: Known,
 }
 
@@ -229,7 +228,7 @@ impl Session {
             false => grant.accessor.clone(),
         };
         let known = (self.server.senses.learn)(&value);
-        let token = Arc::new(Token { value, owner, ours, since: now, _known: known });
+        let token = Arc::new(Token { value, owner, ours, _known: known });
         tracing::info!(
             store = %self.server.name, login = login::name(&self.auth), accessor = %grant.accessor,
             ttl = ?grant.ttl, renewable = life.renewable, "session begun"

@@ -19,6 +19,9 @@ use crate::config::model::TlsConfig;
 /// The longest answer that is read. Vault's own bound on a request is 32 MiB, on an entry of its storage 1 MiB.
 const MAX_BODY: usize = 8 << 20;
 
+/// Shorter than load balancers keep a connection: one that they closed is found out only by a request that fails.
+const IDLE: Duration = Duration::from_secs(50);
+
 const BROKE_OFF: &str = "the answer broke off";
 
 /// Why nothing usable came back. Texts hold no header, no body.
@@ -122,7 +125,7 @@ impl Wire {
             .no_proxy()
             .referer(false)
             .http1_only()
-            .pool_idle_timeout(Duration::from_secs(90))
+            .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(4)
             .user_agent(concat!("leasehold/", env!("CARGO_PKG_VERSION")));
         builder = if url.scheme() == "https" {
