@@ -240,7 +240,11 @@ impl Slot {
         (self.error, self.failing_since, self.last_success) = (None, None, Some(now.wall));
         let first = self.current.is_none();
         let reading = match (reading, &self.current) {
-            (Some(reading), Some(current)) if reading.version == current.version => None,
+            (Some(reading), Some(current)) if reading.version == current.version => {
+                // The same values; when they are to be read again may differ.
+                self.current = Some(Arc::new(reading));
+                None
+            }
             (reading, _) => reading,
         };
         let news = reading.is_some();

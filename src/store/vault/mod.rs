@@ -195,6 +195,10 @@ impl Store for VaultStore {
         self.reader.session.save()
     }
 
+    fn session_revision(&self) -> u64 {
+        self.reader.session.revision()
+    }
+
     fn resume(&self, session: &SecretBytes) {
         self.reader.session.resume(session);
     }

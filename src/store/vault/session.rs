@@ -1,6 +1,7 @@
 //! The session: one token at a time, got by one login at a time, renewed, replaced before its end, told apart from a
 //! denial when it is dead, and kept over a restart.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(super) struct Session {
     of: String,
     origin: Instant,
     state: Mutex<State>,
+    /// See [`crate::store::Store::session_revision`].
+    revision: AtomicU64,
     /// One login, renewal or look-up at a time.
     entering: tokio::sync::Mutex<()>,
 }
@@ -88,7 +91,17 @@ struct Failure {
 impl Session {
     pub fn new(server: Arc<Server>, auth: VaultAuth, key: Key, of: String) -> Self {
         let (origin, state) = (Instant::now(), Mutex::default());
-        Self { server, auth, key, of, origin, state, entering: tokio::sync::Mutex::default() }
+        let revision = AtomicU64::new(0);
+        Self { server, auth, key, of, origin, state, revision, entering: tokio::sync::Mutex::default() }
+    }
+
+    /// See [`crate::store::Store::session_revision`].
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    fn moved(&self) {
+        self.revision.fetch_add(1, Ordering::Relaxed);
     }
 
     fn now(&self) -> Duration {
@@ -199,6 +212,7 @@ impl Session {
             state._secret_id = secret_id.as_ref().map(|id| (self.server.senses.learn)(id));
             state.unwrapped = unwrapped;
         }
+        self.moved();
         let entered = login::login(&self.server, &self.auth, secret_id.as_ref()).await?;
         Ok((entered, true, None))
     }
@@ -233,6 +247,7 @@ impl Session {
             store = %self.server.name, login = login::name(&self.auth), accessor = %grant.accessor,
             ttl = ?grant.ttl, renewable = life.renewable, "session begun"
         );
+        self.moved();
         let mut state = self.state();
         state.owners.token(&token.owner, &life);
         state.alive_at = None;
@@ -287,6 +302,7 @@ impl Session {
 
     fn forget(&self, token: &Arc<Token>, dead: bool) {
         let now = self.now();
+        self.moved();
         let mut state = self.state();
         state.current = None;
         state.alive_at = None;
@@ -359,6 +375,7 @@ impl Session {
                 Life { renewable: false, ..life.clone() }
             }
         };
+        self.moved();
         let mut state = self.state();
         if let Some((_, life)) = state.current.as_mut().filter(|(current, _)| Arc::ptr_eq(current, token)) {
             *life = renewed.clone();
