@@ -5,7 +5,7 @@
 //! | `transport`, `tls` | HTTP over TCP or a Unix socket: rustify's `Client`, which tests put another in place of |
 //! | `call`, `judge`, `server` | a request, what its answer means, the two through the gate |
 //! | `gate`, `flight` | requests in flight, a token bucket, `Retry-After`, the circuit; equal reads shared |
-//! | `session`, `login`, `given`, `credentials`, `token`, `owners`, `saved`, `ask` | the token: got, renewed, replaced, kept; whose leases are whose |
+//! | `session`, `tend`, `login`, `given`, `credentials`, `token`, `owners`, `saved`, `ask` | the token: got, renewed, replaced, kept; whose leases are whose |
 //! | `reader`, `mount`, `answers`, `versioned`, `kv2`, `json` | from a path to a reading |
 //! | `leases` | renew, look up, revoke |
 //! | `access` | what policy allows, and the smallest one that is needed |
@@ -32,6 +32,7 @@ mod saved;
 mod senses;
 mod server;
 mod session;
+mod tend;
 mod tls;
 mod token;
 mod transport;
