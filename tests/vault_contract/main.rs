@@ -14,6 +14,7 @@ mod leases;
 mod logins;
 mod minted;
 mod policy;
+mod store;
 mod tokens;
 
 use serde_json::Value;
