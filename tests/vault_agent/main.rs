@@ -9,4 +9,5 @@ mod vault;
 
 mod changes;
 mod leases;
+mod restarts;
 mod world;
