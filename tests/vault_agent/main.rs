@@ -8,6 +8,8 @@ mod agent;
 mod vault;
 
 mod changes;
+mod kills;
 mod leases;
+mod outages;
 mod restarts;
 mod world;

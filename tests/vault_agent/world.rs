@@ -17,7 +17,8 @@ use crate::vault::server::{FakeServer, VaultServer, servers, unique};
 pub fn each(run: impl Fn(Vault) + Sync) {
     let run = &run;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = servers().into_iter().map(|server| scope.spawn(move || run(Vault::new(server)))).collect();
+        let threads: Vec<_> =
+            servers().into_iter().map(|server| scope.spawn(move || run(Vault::new(server)))).collect();
         for thread in threads {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
@@ -64,8 +65,11 @@ impl Vault {
     pub fn login(&self) -> Login {
         self.on(async |s| {
             let policy = unique("policy");
-            s.policy(&policy, "path \"*\" { capabilities = [\"create\", \"read\", \"update\", \"delete\", \"list\", \"sudo\"] }")
-                .await;
+            s.policy(
+                &policy,
+                "path \"*\" { capabilities = [\"create\", \"read\", \"update\", \"delete\", \"list\", \"sudo\"] }",
+            )
+            .await;
             let mount = s.approle(json!({"token_policies": [policy], "token_ttl": "1h", "token_max_ttl": "4h"})).await;
             Login { role_id: s.role_id(&mount).await, secret_id: s.secret_id(&mount).await, mount }
         })

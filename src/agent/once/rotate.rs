@@ -344,11 +344,7 @@ impl<'a> Rotation<'a> {
         if same.is_some() {
             using.extend(newest.iter().cloned());
         }
-        Some(Standing {
-            using,
-            newest,
-            rejected: state.journal.is_quarantined(self.digest),
-        })
+        Some(Standing { using, newest, rejected: state.journal.is_quarantined(self.digest) })
     }
 
     fn outcome(&self, state: &State) -> Outcome {
