@@ -140,9 +140,13 @@ async fn stores_answer_with_their_codes() {
         "  local: {type: vault, address: 'http://127.0.0.1:1', auth: {type: token_file, path: t}}",
     );
     let vault = vault.replace("db: {store: local}", "db: {store: local, path: secret/db}");
-    let world = World::new(&vault.replace("token_file, path: t", "token"));
+    let world = World::new(&vault.replace("token_file, path: t", "token, token: a-token"));
     assert_eq!(world.check(true).await.exit_code(), 0);
     let report = world.check(false).await;
+    assert_eq!(report.exit_code(), 69, "{report}");
+    assert!(report.to_string().contains("nobody listens there"), "{report}");
+    let aws = plain.replace("{type: file, path: secrets.yaml}", "{type: aws-secrets-manager, region: eu-central-1}");
+    let report = World::new(&aws.replace("db: {store: local}", "db: {store: local, id: db}")).check(false).await;
     assert_eq!(report.exit_code(), 78, "{report}");
     assert!(report.to_string().contains("not built yet"), "{report}");
 }

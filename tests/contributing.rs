@@ -125,7 +125,7 @@ fn a_name_that_is_gone_is_caught() {
         "src/store/gone.rs",
         "src/gone/NAME.rs",
         "GoneConfig",
-        "StoreConfig::Gone",
+        "StoreConfig::Vanished",
         "fn gone_with_the_wind",
         "fn rea",
         "trait Stor",

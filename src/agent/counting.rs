@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use crate::config::model::{Locator, StoreName};
 use crate::secret::{Lease, Reading, SecretBytes, SecretName, Version};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::{Access, Store, StoreError, StoreErrorKind};
 use crate::telemetry::audit::{Audit, Event};
 use crate::telemetry::mask::{self, Masked};
 use crate::telemetry::metrics::Metrics;
@@ -94,6 +94,10 @@ impl Store for Counted {
 
     fn changed(&self) -> BoxFuture<'_, ()> {
         self.store.changed()
+    }
+
+    fn access<'a>(&'a self, locators: &'a [&'a Locator]) -> BoxFuture<'a, Result<Option<Access>, StoreError>> {
+        self.store.access(locators)
     }
 
     fn previous<'a>(

@@ -91,10 +91,25 @@ pub trait Store: Send + Sync {
     /// (else it is ignored) and still lives; to be called before anything else.
     fn resume(&self, _session: &SecretBytes) {}
 
+    /// What this identity may do of what these secrets need, asked without reading them, and the policy that they need.
+    /// None: the store has no policies that it could be asked about.
+    fn access<'a>(&'a self, _locators: &'a [&'a Locator]) -> BoxFuture<'a, Result<Option<Access>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Ends the session where this store began it (a login; never a token that somebody gave). For `on_stop: revoke`.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
+}
+
+/// See [`Store::access`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// What the identity may not, as `CAPABILITY on PATH: what it is for`.
+    pub lacking: Vec<String>,
+    /// The smallest policy that these secrets need, in the store's own language.
+    pub policy: String,
 }
 
 /// Why a store could not answer. `message` names the store and the place in it, says what to do, never a value.

@@ -1,5 +1,6 @@
 //! The stores, and what the templates make of the real values. In memory, but for what `check` commands are given.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use crate::agent::once::unreadable;
 use crate::agent::prepare::{Prepared, placed};
 use crate::agent::problem::Class;
 use crate::agent::readings::Reader;
-use crate::config::model::TargetConfig;
+use crate::config::model::{Locator, TargetConfig};
 use crate::digest::Key;
 use crate::durable::FileError;
 use crate::process::Inherit;
 use crate::render::{Rendered, Renderer};
 use crate::scratch::Scratch;
-use crate::secret::Snapshot;
+use crate::secret::{SecretName, Snapshot};
 use crate::state_dir::Keeping;
 use crate::telemetry::mask::mask;
 use crate::verify;
@@ -42,7 +43,35 @@ pub(super) async fn read(prepared: &Prepared, key: &Key, keeping: Keeping, repor
             prove(prepared, target, renderer, snapshot, report).await;
         }
     }
+    policies(prepared, &reader, report).await;
     reader.finish().await;
+}
+
+/// What the stores' policies lack, and the smallest one that this config needs.
+async fn policies(prepared: &Prepared, reader: &Reader, report: &mut Report) {
+    let loaded = &prepared.loaded;
+    let used: BTreeSet<&SecretName> = prepared.uses.values().flatten().collect();
+    for (name, store) in &reader.stores {
+        let secrets = loaded.config.secrets.values();
+        let mine = secrets.filter(|secret| secret.store == *name && used.contains(&secret.name));
+        let locators: Vec<&Locator> = mine.map(|secret| &secret.locator).collect();
+        if locators.is_empty() {
+            continue;
+        }
+        let key = format!("stores.{name}");
+        match store.access(&locators).await {
+            Ok(None) => {}
+            Ok(Some(access)) => {
+                for lacking in &access.lacking {
+                    report.warning(loaded.fault(&key, format!("{key}: policy does not allow {lacking}"), None));
+                }
+                let policy = access.policy.trim_end();
+                report.checked.push(format!("store {name}: the smallest policy for this config is\n{policy}"));
+            }
+            // Why it cannot be read was told already.
+            Err(error) => tracing::debug!(store = %name, "cannot ask for capabilities: {}", mask(&error.message)),
+        }
+    }
 }
 
 async fn prove(

@@ -29,7 +29,7 @@ impl Session {
                 log_warnings(&self.server.name, &call.path, &answer);
                 return Ok(Told { answer, owner: token.owner.clone() });
             }
-            if self.lives(&token).await? || repeated {
+            if self.lives(&token, repeated).await? || repeated {
                 return Err(self.denied(&hiding, &answer));
             }
             repeated = true;

@@ -102,6 +102,9 @@ impl Circuit {
 
     /// The server did not answer, or serves nobody.
     pub fn down(&mut self, error: &StoreError, now: Duration, die: f64) {
+        if error.retry_after.is_some() {
+            self.throttled(error, now);
+        }
         self.failures = self.failures.saturating_add(1);
         if self.open.is_none() && self.failures < FAILURES {
             return;

@@ -16,7 +16,7 @@ const INSISTED: Duration = Duration::from_secs(300);
 pub(super) enum Data {
     Here(Box<Reading>),
     /// A version without its data: what happened to it.
-    Gone(String),
+    Removed(String),
     Absent,
 }
 
@@ -38,14 +38,14 @@ pub(super) fn data(answer: &Value, now: Timestamp) -> Option<Data> {
     };
     let deletion = json::time(&metadata["deletion_time"]);
     if metadata["destroyed"].as_bool() == Some(true) {
-        return Some(Data::Gone(format!("version {version} was destroyed; write the secret anew")));
+        return Some(Data::Removed(format!("version {version} was destroyed; write the secret anew")));
     }
     let Some(fields) = answer["data"]["data"].as_object() else {
         let when = deletion.map(|at| format!(" at {at}")).unwrap_or_default();
         let text = format!(
             "version {version} was deleted{when}; undelete it (vault kv undelete -versions={version} …), or write the secret anew"
         );
-        return Some(Data::Gone(text));
+        return Some(Data::Removed(text));
     };
     let mut reading = Reading::new(json::fields(fields), Version(version.to_string()));
     reading.created_at = json::time(&metadata["created_time"]);
@@ -122,10 +122,10 @@ mod tests {
         let Some(Data::Here(reading)) = data(&answer("2024-05-03T00:00:00Z", false, json!({})), now) else { panic!() };
         assert_eq!(reading.expires_at, at("2024-05-03T00:00:00Z"));
         assert!(
-            matches!(data(&answer("2024-05-01T12:00:00Z", false, Value::Null), now), Some(Data::Gone(text)) if text.contains("undelete"))
+            matches!(data(&answer("2024-05-01T12:00:00Z", false, Value::Null), now), Some(Data::Removed(text)) if text.contains("undelete"))
         );
         assert!(
-            matches!(data(&answer("", true, Value::Null), now), Some(Data::Gone(text)) if text.contains("destroyed"))
+            matches!(data(&answer("", true, Value::Null), now), Some(Data::Removed(text)) if text.contains("destroyed"))
         );
         assert!(matches!(data(&json!({"errors": []}), now), Some(Data::Absent)));
         assert!(data(&json!({"data": {"a": 1}}), now).is_none(), "KV v1's");

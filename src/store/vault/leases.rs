@@ -14,7 +14,12 @@ use crate::store::{StoreError, StoreErrorKind};
 
 impl Reader {
     fn capped(&self, lease: &Lease, seconds: Option<u64>, renewable: Option<bool>) -> Lease {
-        let granted = seconds.filter(|seconds| *seconds > 0).map_or(FOREVER, Duration::from_secs);
+        // Nothing granted is no end for what never had one, and the end for what had.
+        let granted = match seconds {
+            Some(0) | None if lease.duration >= FOREVER => FOREVER,
+            None => FOREVER,
+            Some(seconds) => Duration::from_secs(seconds),
+        };
         let duration = self.session.owners(|owners, now| owners.capped(&lease.id, granted, now));
         Lease { id: lease.id.clone(), duration, renewable: renewable.unwrap_or(lease.renewable) }
     }
@@ -40,9 +45,10 @@ impl Reader {
                 "the lease is gone: it was revoked, or has ended",
             ));
         }
-        // It is there, and the server will not: not renewable, or at its maximum.
+        // It is there, and the server will not: not renewable, or at its maximum. A 404 is of something between.
         let refused = judge::refused(&self.session.server.name, &call, &told.answer);
-        Err(StoreError { kind: StoreErrorKind::Denied, ..refused })
+        let kind = if told.answer.status == 400 { StoreErrorKind::Denied } else { StoreErrorKind::Unavailable };
+        Err(StoreError { kind, ..refused })
     }
 
     pub(super) async fn look_up(&self, lease: &Lease) -> Result<Option<Lease>, StoreError> {
@@ -63,7 +69,8 @@ impl Reader {
             self.session.owners(|owners, _| owners.gone(&lease.id));
             return Ok(None);
         }
-        Err(judge::refused(&self.session.server.name, &call, &told.answer))
+        let refused = judge::refused(&self.session.server.name, &call, &told.answer);
+        Err(StoreError { kind: StoreErrorKind::Unavailable, ..refused })
     }
 
     pub(super) async fn revoke(&self, lease: &Lease) -> Result<(), StoreError> {
@@ -79,12 +86,12 @@ impl Reader {
     }
 }
 
-/// The server knows of no such lease (any more).
+/// The server says that it knows of no such lease. Nothing less counts: what is gone is minted anew.
 fn is_gone(answer: &Answer) -> bool {
     let errors = answer.errors();
     let says =
         ["invalid lease", "lease not found", "lease is expired", "lease expired", "lease has expired", "no such lease"];
-    answer.status == 404 || (answer.status == 400 && says.iter().any(|text| errors.contains(text)))
+    [400, 404].contains(&answer.status) && says.iter().any(|text| errors.contains(text))
 }
 
 #[cfg(test)]
@@ -98,6 +105,7 @@ mod tests {
             Answer::of(&http::Response::builder().status(status).body(body).unwrap_or_default())
         };
         assert!(is_gone(&answer(400, "lease not found")) && is_gone(&answer(400, "invalid lease")));
+        assert!(!is_gone(&answer(404, "no handler for route")) && !is_gone(&answer(404, "")));
         assert!(!is_gone(&answer(400, "lease is not renewable")) && !is_gone(&answer(503, "invalid lease")));
     }
 }

@@ -5,12 +5,14 @@
 //! | `transport`, `tls` | HTTP over TCP or a Unix socket: rustify's `Client`, which tests put another in place of |
 //! | `call`, `judge`, `server` | a request, what its answer means, the two through the gate |
 //! | `gate`, `flight` | requests in flight, a token bucket, `Retry-After`, the circuit; equal reads shared |
-//! | `session`, `login`, `given`, `credentials`, `token`, `owners`, `saved`, `ask` | the token: got, renewed, replaced, kept; whose leases are whose |
+//! | `session`, `tend`, `login`, `given`, `credentials`, `token`, `owners`, `saved`, `ask` | the token: got, renewed, replaced, kept; whose leases are whose |
 //! | `reader`, `mount`, `answers`, `versioned`, `kv2`, `json` | from a path to a reading |
 //! | `leases` | renew, look up, revoke |
+//! | `access` | what policy allows, and the smallest one that is needed |
 //!
 //! Nothing is repeated here but what a dead token cost: retries are the caller's.
 
+mod access;
 mod answers;
 mod ask;
 mod call;
@@ -30,6 +32,7 @@ mod saved;
 mod senses;
 mod server;
 mod session;
+mod tend;
 mod tls;
 mod token;
 mod transport;
@@ -51,7 +54,7 @@ use self::transport::Wire;
 use crate::config::model::{Locator, StoreName, VaultStore as Config};
 use crate::digest::Key;
 use crate::secret::{Again, Lease, Reading, SecretBytes};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::{Access, Store, StoreError, StoreErrorKind};
 
 /// A Vault or OpenBao server as a store. See the module's documentation.
 pub struct VaultStore {
@@ -170,6 +173,19 @@ impl Store for VaultStore {
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.reader.revoke(lease))
+    }
+
+    fn access<'a>(&'a self, locators: &'a [&'a Locator]) -> BoxFuture<'a, Result<Option<Access>, StoreError>> {
+        Box::pin(async move {
+            let mut needs = access::of_session();
+            for locator in locators {
+                let (path, params) = self.path(locator)?;
+                let shape = self.reader.shape(path, params).await?;
+                access::of_secret(&shape, path, !params.is_empty(), &mut needs);
+            }
+            let lacking = self.reader.lacking(&needs).await?;
+            Ok(Some(Access { lacking, policy: access::policy(&needs) }))
+        })
     }
 
     fn tend(&self) -> BoxFuture<'_, Result<Option<Duration>, StoreError>> {

@@ -190,10 +190,7 @@ impl Reader {
     fn own(&self, told: &Told, reading: &mut Reading) {
         reading.lease = answers::lease(told.answer.json());
         if let Some(lease) = &mut reading.lease {
-            self.session.owners(|owners, now| {
-                owners.made(&lease.id, &told.owner, lease.duration);
-                lease.duration = owners.capped(&lease.id, lease.duration, now);
-            });
+            lease.duration = self.session.made(&lease.id, &told.owner, lease.duration);
         }
     }
 }

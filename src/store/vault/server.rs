@@ -80,12 +80,13 @@ impl Server {
                 pass.reached();
                 Err(refused())
             }
-            Meaning::Throttled => {
+            Meaning::Throttled if answer.retry_after.is_some() => {
                 let error = refused();
                 pass.throttled(&error);
                 Err(error)
             }
-            Meaning::Down => {
+            // Without a word on how long, the circuit finds that out.
+            Meaning::Down | Meaning::Throttled => {
                 let error = refused();
                 pass.down(&error, (self.senses.dice)());
                 Err(error)

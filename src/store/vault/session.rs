@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest, RevokeTokenSelfRequest};
+use vaultrs::api::token::requests::{LookupTokenSelfRequest, RevokeTokenSelfRequest};
 
 use super::call::Call;
 use super::judge;
@@ -16,7 +16,7 @@ use super::saved::{Saved, SavedToken, Unwrapped};
 use super::senses::Known;
 use super::server::Server;
 use super::tls::Stamps;
-use super::token::{Care, Grant, Life};
+use super::token::{Grant, Life};
 use super::{credentials, given};
 use crate::config::model::VaultAuth;
 use crate::digest::Key;
@@ -24,12 +24,8 @@ use crate::schedule::Backoff;
 use crate::secret::SecretBytes;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// A token file is looked at this often.
-const FOLLOW: Duration = Duration::from_secs(30);
 /// A token that was looked up within this is not looked up again.
 const LOOKED: Duration = Duration::from_secs(2);
-/// A denial of a token this young is a denial, where the server does not say what it is.
-const YOUNG: Duration = Duration::from_secs(30);
 
 /// A token in use.
 pub(super) struct Token {
@@ -37,15 +33,14 @@ pub(super) struct Token {
     /// Its accessor, or a digest where it has none: what its leases are written down under.
     pub owner: String,
     /// Got by a login, not given.
-    ours: bool,
-    since: Duration,
+    pub(super) ours: bool,
     _known: Known,
 }
 
 /// See the module.
 pub(super) struct Session {
     pub server: Arc<Server>,
-    auth: VaultAuth,
+    pub(super) auth: VaultAuth,
     key: Key,
     /// Whose session it is: see [`Saved::of`].
     of: String,
@@ -54,17 +49,17 @@ pub(super) struct Session {
     /// See [`crate::store::Store::session_revision`].
     revision: AtomicU64,
     /// One login, renewal or look-up at a time.
-    entering: tokio::sync::Mutex<()>,
+    pub(super) entering: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct State {
-    current: Option<(Arc<Token>, Life)>,
+pub(super) struct State {
+    pub(super) current: Option<(Arc<Token>, Life)>,
     /// Of an earlier life, not tried yet.
     resumed: Option<SavedToken>,
     unwrapped: Option<Unwrapped>,
     _secret_id: Option<Known>,
-    owners: Owners,
+    pub(super) owners: Owners,
     /// Ours, replaced before their end, with when that is.
     replaced: Vec<(Arc<Token>, Option<Duration>)>,
     failure: Option<Failure>,
@@ -72,8 +67,16 @@ struct State {
     alive_at: Option<Duration>,
     /// A given token that was found dead.
     dead: Option<SecretBytes>,
-    /// A token fresh from a login was denied, and might not look itself up: denials say nothing of the token.
+    /// Tokens of this login may not look themselves up: a denial says nothing of the token.
     ambiguous: bool,
+}
+
+/// What the server says when a token looks itself up.
+enum Look {
+    Alive(Grant),
+    Dead,
+    /// It is dead, or may not: older servers, and OpenBao, do not tell.
+    Denied,
 }
 
 struct Failure {
@@ -95,19 +98,19 @@ impl Session {
         self.revision.load(Ordering::Relaxed)
     }
 
-    fn moved(&self) {
+    pub(super) fn moved(&self) {
         self.revision.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.origin.elapsed()
     }
 
-    fn die(&self) -> f64 {
+    pub(super) fn die(&self) -> f64 {
         (self.server.senses.dice)()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,6 +118,15 @@ impl Session {
     pub fn owners<T>(&self, with: impl FnOnce(&mut Owners, Duration) -> T) -> T {
         let now = self.now();
         with(&mut self.state().owners, now)
+    }
+
+    /// A token made a lease; the answer is how long that may live.
+    pub fn made(&self, lease: &str, owner: &str, granted: Duration) -> Duration {
+        self.moved();
+        self.owners(|owners, now| {
+            owners.made(lease, owner, granted);
+            owners.capped(lease, granted, now)
+        })
     }
 
     fn live(&self) -> Option<Arc<Token>> {
@@ -135,7 +147,7 @@ impl Session {
     }
 
     /// Gets a token, whatever stands. The caller holds `entering`.
-    async fn enter(&self) -> Result<Arc<Token>, StoreError> {
+    pub(super) async fn enter(&self) -> Result<Arc<Token>, StoreError> {
         let stamps = credentials::stamps(&self.auth);
         let resting = self.state().failure.as_ref().and_then(|failure| {
             let left = failure.until.saturating_sub(self.now());
@@ -168,25 +180,30 @@ impl Session {
     async fn obtain(&self) -> Result<(Entered, bool, Option<Duration>), StoreError> {
         if let Some(value) = given::token(&self.server, &self.auth).await? {
             let dead = self.state().dead.as_ref() == Some(&value);
-            let grant = if dead { None } else { self.look(&value).await? };
-            return match grant {
-                Some(grant) => Ok((Entered { value, grant }, false, None)),
-                None => {
+            let look = if dead { Look::Dead } else { self.look(&value).await? };
+            let grant = match look {
+                Look::Alive(grant) => grant,
+                Look::Denied => Grant { ttl: None, renewable: false, accessor: String::new() },
+                Look::Dead => {
                     self.state().dead = Some(value);
-                    Err(given::dead(&self.server.name, &self.auth))
+                    return Err(given::dead(&self.server.name, &self.auth));
                 }
             };
+            self.state().ambiguous = grant.accessor.is_empty() && grant.ttl.is_none();
+            return Ok((Entered { value, grant }, false, None));
         }
         let resumed = self.state().resumed.take();
         if let Some(resumed) = resumed {
             let value = SecretBytes::from(resumed.value.as_str());
             let _known = (self.server.senses.learn)(&value);
             match self.look(&value).await {
-                Ok(Some(grant)) => {
+                Ok(Look::Alive(grant)) => {
                     let first = Duration::from_secs(resumed.first_seconds);
                     return Ok((Entered { value, grant }, true, Some(first)));
                 }
-                Ok(None) => tracing::info!(store = %self.server.name, "the token of before is dead; logging in"),
+                Ok(Look::Dead | Look::Denied) => {
+                    tracing::info!(store = %self.server.name, "the token of before is dead; logging in");
+                }
                 Err(error) => {
                     self.state().resumed = Some(resumed);
                     return Err(error);
@@ -207,22 +224,22 @@ impl Session {
         Ok((entered, true, None))
     }
 
-    /// What the server says of a token; None: it is dead. One that may not look itself up is taken to be alive, without end.
-    async fn look(&self, value: &SecretBytes) -> Result<Option<Grant>, StoreError> {
+    /// What the server says of a token.
+    async fn look(&self, value: &SecretBytes) -> Result<Look, StoreError> {
         let call = self.call(&LookupTokenSelfRequest {}, value)?;
         let answer = self.server.ask(&call, Some(value)).await?;
-        match answer.status {
-            200..=299 => Ok(Some(Grant::of_look_up(&answer.json()["data"]))),
-            _ if certainly_dead(&answer.errors()) => Ok(None),
-            _ => {
-                tracing::debug!(store = %self.server.name, status = answer.status, "the token may not look itself up");
-                let dead = self.state().dead.as_ref() == Some(value);
-                Ok((!dead).then(|| Grant { ttl: None, renewable: false, accessor: String::new() }))
-            }
-        }
+        Ok(match answer.status {
+            200..=299 => Look::Alive(Grant::of_look_up(&answer.json()["data"])),
+            _ if certainly_dead(&answer.errors()) => Look::Dead,
+            _ => Look::Denied,
+        })
     }
 
-    fn call(&self, endpoint: &impl rustify::endpoint::Endpoint, token: &SecretBytes) -> Result<Call, StoreError> {
+    pub(super) fn call(
+        &self,
+        endpoint: &impl rustify::endpoint::Endpoint,
+        token: &SecretBytes,
+    ) -> Result<Call, StoreError> {
         let call = Call::of(endpoint).map(|call| call.hiding(token));
         call.ok_or_else(|| judge::error(&self.server.name, "auth/token", StoreErrorKind::Malformed, "no such request"))
     }
@@ -236,7 +253,7 @@ impl Session {
             false => grant.accessor.clone(),
         };
         let known = (self.server.senses.learn)(&value);
-        let token = Arc::new(Token { value, owner, ours, since: now, _known: known });
+        let token = Arc::new(Token { value, owner, ours, _known: known });
         tracing::info!(
             store = %self.server.name, login = login::name(&self.auth), accessor = %grant.accessor,
             ttl = ?grant.ttl, renewable = life.renewable, "session begun"
@@ -257,8 +274,8 @@ impl Session {
     }
 
     /// After a 403: whether this token still lives, so that it is a denial. Where it is dead, the next [`Session::token`]
-    /// gets another.
-    pub async fn lives(&self, token: &Arc<Token>) -> Result<bool, StoreError> {
+    /// gets another. `repeated`: the token is fresh from a login that the first 403 cost, so that it cannot be dead.
+    pub async fn lives(&self, token: &Arc<Token>, repeated: bool) -> Result<bool, StoreError> {
         let _one = self.entering.lock().await;
         let (now, is_current, looked, ambiguous) = {
             let state = self.state();
@@ -278,14 +295,15 @@ impl Session {
         if looked.is_some_and(|at| now.saturating_sub(at) < LOOKED) {
             return Ok(true);
         }
-        let call = self.call(&LookupTokenSelfRequest {}, &token.value)?;
-        let answer = self.server.ask(&call, Some(&token.value)).await?;
-        let young = now.saturating_sub(token.since) < YOUNG;
-        let lives = answer.is_success() || (!certainly_dead(&answer.errors()) && (ambiguous || young));
+        let lives = match self.look(&token.value).await? {
+            Look::Alive(_) => true,
+            Look::Dead => false,
+            Look::Denied => ambiguous || repeated,
+        };
         if lives {
             let mut state = self.state();
             state.alive_at = Some(self.now());
-            state.ambiguous |= !answer.is_success();
+            state.ambiguous |= repeated;
         } else {
             tracing::warn!(store = %self.server.name, "the token is dead: it was revoked, or has ended");
             self.forget(token, true);
@@ -293,7 +311,7 @@ impl Session {
         Ok(lives)
     }
 
-    fn forget(&self, token: &Arc<Token>, dead: bool) {
+    pub(super) fn forget(&self, token: &Arc<Token>, dead: bool) {
         let now = self.now();
         self.moved();
         let mut state = self.state();
@@ -305,76 +323,6 @@ impl Session {
                 state.dead = Some(token.value.clone());
             }
         }
-    }
-
-    /// See [`crate::store::Store::tend`].
-    pub async fn tend(&self) -> Result<Option<Duration>, StoreError> {
-        let token = self.token().await?;
-        let follows = given::follows(&self.auth);
-        let bound = |rest: Option<Duration>| if follows { Some(rest.unwrap_or(FOLLOW).min(FOLLOW)) } else { rest };
-        let _one = self.entering.lock().await;
-        if follows && given::token(&self.server, &self.auth).await?.is_some_and(|value| value != token.value) {
-            self.enter().await?;
-            return Ok(bound(self.rest()));
-        }
-        let Some(life) = self.life_of(&token) else { return Ok(Some(Duration::ZERO)) };
-        match life.care(self.now()) {
-            Care::Rest(rest) => return Ok(bound(rest)),
-            Care::Renew => {
-                let renewed = self.renew(&token, &life).await?;
-                if !renewed.renewable && renewed.end.is_some() && token.ours {
-                    tracing::info!(store = %self.server.name, "the token nears its maximum; logging in anew");
-                    self.enter().await?;
-                }
-            }
-            Care::Replace if token.ours => {
-                self.enter().await?;
-            }
-            Care::Replace => {
-                let left = life.end.unwrap_or_default().saturating_sub(self.now());
-                tracing::warn!(store = %self.server.name, ends_in = ?left, "the token that was given ends soon and cannot be renewed: give another");
-                return Ok(bound(Some(left.max(Duration::from_secs(1)))));
-            }
-        }
-        Ok(bound(self.rest()))
-    }
-
-    fn life_of(&self, token: &Arc<Token>) -> Option<Life> {
-        let state = self.state();
-        state.current.as_ref().filter(|(current, _)| Arc::ptr_eq(current, token)).map(|(_, life)| life.clone())
-    }
-
-    fn rest(&self) -> Option<Duration> {
-        match self.state().current.as_ref()?.1.care(self.now()) {
-            Care::Rest(rest) => rest,
-            Care::Renew | Care::Replace => Some(Duration::ZERO),
-        }
-    }
-
-    async fn renew(&self, token: &Arc<Token>, life: &Life) -> Result<Life, StoreError> {
-        let increment = Some(format!("{}s", life.first.as_secs()));
-        let call = self.call(&RenewTokenSelfRequest { increment }, &token.value)?;
-        let answer = self.server.ask(&call, Some(&token.value)).await?;
-        let renewed = match answer.status {
-            200..=299 => life.renewed(&Grant::of_auth(&answer.json()["auth"]), self.now(), self.die()),
-            403 if certainly_dead(&answer.errors()) => {
-                self.forget(token, true);
-                return Err(judge::refused(&self.server.name, &call, &answer));
-            }
-            // Denied or refused: it lives on, and will not be renewed.
-            _ => {
-                let why = judge::refused(&self.server.name, &call, &answer);
-                tracing::warn!(store = %self.server.name, "the token will not be renewed: {why}");
-                Life { renewable: false, ..life.clone() }
-            }
-        };
-        self.moved();
-        let mut state = self.state();
-        if let Some((_, life)) = state.current.as_mut().filter(|(current, _)| Arc::ptr_eq(current, token)) {
-            *life = renewed.clone();
-        }
-        state.owners.token(&token.owner, &renewed);
-        Ok(renewed)
     }
 
     /// See [`crate::store::Store::session`].
@@ -429,6 +377,6 @@ impl Session {
 }
 
 /// Newer servers say of a 403 that the token is the reason.
-fn certainly_dead(errors: &str) -> bool {
+pub(super) fn certainly_dead(errors: &str) -> bool {
     errors.contains("invalid token") || errors.contains("bad token")
 }

@@ -128,7 +128,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Fault> {
 /// A failed handshake. A wrong CA, a wrong name and an expired certificate are different faults of different people.
 pub(super) fn fault(error: &rustls::Error) -> Fault {
     let (what, todo) = match error {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // A bad signature: the CA that is trusted has the right name and another key.
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             ("the server's certificate is signed by a CA that is not trusted", "set tls.ca_cert to the server's CA")
         }
         rustls::Error::InvalidCertificate(

@@ -19,6 +19,11 @@ use crate::config::model::TlsConfig;
 /// The longest answer that is read. Vault's own bound on a request is 32 MiB, on an entry of its storage 1 MiB.
 const MAX_BODY: usize = 8 << 20;
 
+/// Shorter than load balancers keep a connection: one that they closed is found out only by a request that fails.
+const IDLE: Duration = Duration::from_secs(50);
+
+const BROKE_OFF: &str = "the answer broke off";
+
 /// Why nothing usable came back. Texts hold no header, no body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
@@ -120,7 +125,7 @@ impl Wire {
             .no_proxy()
             .referer(false)
             .http1_only()
-            .pool_idle_timeout(Duration::from_secs(90))
+            .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(4)
             .user_agent(concat!("leasehold/", env!("CARGO_PKG_VERSION")));
         builder = if url.scheme() == "https" {
@@ -185,7 +190,8 @@ impl rustify::client::Client for Wire {
 
 fn cut(error: &reqwest::Error) -> Fault {
     let why = fault(error);
-    Fault::malformed(format!("the answer broke off: {}", why.what), "look at the server, and at proxies before it")
+    let what = if why.what == BROKE_OFF { why.what } else { format!("{BROKE_OFF}: {}", why.what) };
+    Fault::malformed(what, "look at the server, and at proxies before it")
 }
 
 /// A client's error, by its innermost cause that is known.
@@ -208,8 +214,7 @@ fn fault(error: &reqwest::Error) -> Fault {
 
 fn known(cause: &(dyn Error + 'static)) -> Option<Fault> {
     if let Some(error) = cause.downcast_ref::<hyper::Error>() {
-        let what = "the connection was closed in the middle of an answer";
-        return error.is_incomplete_message().then(|| Fault::malformed(what, "look at the server"));
+        return error.is_incomplete_message().then(|| Fault::malformed(BROKE_OFF, "look at the server"));
     }
     if let Some(error) = cause.downcast_ref::<rustls::Error>() {
         return Some(tls::fault(error));

@@ -99,7 +99,7 @@ impl Reader {
     fn there(&self, found: Data, path: &str) -> Result<Reading, StoreError> {
         match found {
             Data::Here(reading) => Ok(*reading),
-            Data::Gone(text) => Err(self.error(path, StoreErrorKind::Missing, text)),
+            Data::Removed(text) => Err(self.error(path, StoreErrorKind::Missing, text)),
             Data::Absent => {
                 let hint = if path.contains("/data/") { " (paths are written without data/)" } else { "" };
                 let text = format!("there is no such secret{hint}; write it, or mend the path");
@@ -192,7 +192,7 @@ impl Reader {
             let told = self.session.ask(&call).await?;
             match self.kv2_data(&told.answer, &call, path)? {
                 Data::Here(reading) => return Ok(Some(*reading)),
-                Data::Gone(_) => {}
+                Data::Removed(_) => {}
                 Data::Absent => return Ok(None),
             }
         }
