@@ -184,6 +184,7 @@ fn secret(name: &str, path: &str) -> SecretView {
         overlap_until: None,
         max_age_seconds: None,
         error: None,
+        failing_since: None,
     }
 }
 

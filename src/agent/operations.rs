@@ -128,6 +128,7 @@ fn secret_view(status: &SecretStatus, config: Option<&SecretConfig>) -> SecretVi
         overlap_until: status.previous_until,
         max_age_seconds: status.max_age.map(|d| d.as_secs()),
         error: status.error.as_ref().map(|e| mask::display(e)),
+        failing_since: status.failing_since,
     }
 }
 

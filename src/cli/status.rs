@@ -141,7 +141,10 @@ fn secret_row(secret: &SecretView, status: &StatusView) -> Vec<Cell> {
         notes.push(format!("previous ends {}", relative(until, now)));
     }
     if secret.error.is_some() {
-        notes.push("cannot be read".to_owned());
+        notes.push(match secret.failing_since {
+            Some(since) => format!("cannot be read for {}", duration(now.duration_since(since))),
+            None => "cannot be read".to_owned(),
+        });
         paint = Paint::Red;
     }
     vec![
@@ -197,6 +200,7 @@ mod tests {
             overlap_until: None,
             max_age_seconds: None,
             error: None,
+            failing_since: None,
         }
     }
 
@@ -218,7 +222,12 @@ mod tests {
             secrets: vec![
                 SecretView { max_age_seconds: Some(86_400), ..secret("anthropic") },
                 SecretView { leased: true, expires_at: Some(at(600)), overlap_until: Some(at(7_200)), ..secret("db") },
-                SecretView { version: None, error: Some("permission denied".into()), ..secret("redis") },
+                SecretView {
+                    version: None,
+                    error: Some("permission denied".into()),
+                    failing_since: Some(at(-300)),
+                    ..secret("redis")
+                },
             ],
         };
         insta::assert_snapshot!(text(&status, false));

@@ -262,12 +262,19 @@ impl Hands {
     /// Tells what leases the target stands on: those of these generations, and of the newest inputs.
     async fn tell_standing(&mut self, using: Vec<Generation>) {
         let generations = self.generations.clone();
-        let using = blocking(move || generations.readings(using.into_iter().map(GenerationId))).await;
+        let (committed, newest) = (self.saved.committed, self.newest.as_ref());
+        // Made from earlier readings, but the same as what the newest give: those are what it stands on.
+        let same = committed.filter(|c| newest.is_some_and(|newest| newest.digest == c.digest)).map(|c| c.generation);
+        let using = using.into_iter().filter(move |generation| Some(*generation) != same);
+        let using = blocking(move || generations.readings(using.map(GenerationId))).await;
         match using {
             Ok(using) => {
                 let mut standing = Standing { using, ..Standing::default() };
                 if let Some(newest) = &self.newest {
                     standing.newest = newest.snapshot.readings();
+                    if same.is_some() {
+                        standing.using.extend(standing.newest.iter().cloned());
+                    }
                     standing.rejected = self.saved.is_quarantined(newest.digest);
                 }
                 (self.standing)(Arc::clone(&self.target.name), standing).await;

@@ -50,6 +50,9 @@ pub struct SecretView {
     pub max_age_seconds: Option<u64>,
     /// Why the last reading failed, if it did; masked.
     pub error: Option<String>,
+    /// Since when every reading has failed, if the last one did.
+    #[serde(default)]
+    pub failing_since: Option<Timestamp>,
 }
 
 impl SecretView {

@@ -15,6 +15,7 @@ use super::state::State;
 use super::timers::Timer;
 use super::{Stores, Surroundings, Uses, lock};
 use crate::config::model::{Config, OnStop, StoreConfig, StoreName};
+use crate::failpoint;
 use crate::schedule::Backoff;
 use crate::secret::Lease;
 use crate::store::{Store, StoreError, StoreErrorKind};
@@ -173,10 +174,12 @@ impl Keeper {
             let revisions: BTreeMap<_, _> = revisions.collect();
             (self.ledger.draft(state.leases.iter(), sessions), revisions)
         };
+        failpoint::hit("leases.save.before");
         let saved = match draft {
             Ok(write) => tokio::task::spawn_blocking(write).await.unwrap_or_else(|stopped| Err(stopped.into())),
             Err(error) => Err(error),
         };
+        failpoint::hit("leases.save.after");
         match saved {
             Ok(()) => {
                 lock(state).save_leases = None;

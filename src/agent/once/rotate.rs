@@ -336,12 +336,15 @@ impl<'a> Rotation<'a> {
     }
 
     fn standing(&self, state: &State) -> Option<Standing> {
-        let using = state.journal.using().into_iter().map(GenerationId);
-        Some(Standing {
-            using: self.generations.readings(using).ok()?,
-            newest: self.inputs.snapshot.readings(),
-            rejected: state.journal.is_quarantined(self.digest),
-        })
+        let newest = self.inputs.snapshot.readings();
+        // Made from earlier readings, but the same as what the newest give: those are what it stands on.
+        let same = state.journal.committed.filter(|c| c.digest == self.digest).map(|c| c.generation);
+        let using = state.journal.using().into_iter().filter(|generation| Some(*generation) != same).map(GenerationId);
+        let mut using = self.generations.readings(using).ok()?;
+        if same.is_some() {
+            using.extend(newest.iter().cloned());
+        }
+        Some(Standing { using, newest, rejected: state.journal.is_quarantined(self.digest) })
     }
 
     fn outcome(&self, state: &State) -> Outcome {

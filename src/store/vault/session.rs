@@ -295,7 +295,8 @@ impl Session {
         if looked.is_some_and(|at| now.saturating_sub(at) < LOOKED) {
             return Ok(true);
         }
-        let lives = match self.look(&token.value).await? {
+        let look = self.look(&token.value).await?;
+        let lives = match look {
             Look::Alive(_) => true,
             Look::Dead => false,
             Look::Denied => ambiguous || repeated,
@@ -303,10 +304,12 @@ impl Session {
         if lives {
             let mut state = self.state();
             state.alive_at = Some(self.now());
-            state.ambiguous |= repeated;
+            // Only a look-up that was denied as well says that look-ups say nothing.
+            state.ambiguous |= repeated && matches!(look, Look::Denied);
         } else {
             tracing::warn!(store = %self.server.name, "the token is dead: it was revoked, or has ended");
-            self.forget(token, true);
+            // Whether a login's token is dead is a guess where it may only not look itself up: its leases then tell it.
+            self.forget(token, matches!(look, Look::Dead) || !token.ours);
         }
         Ok(lives)
     }
