@@ -1,0 +1,1 @@
+//! A thousand agents, and a server that goes away.
