@@ -58,6 +58,8 @@ pub(super) struct Held {
     busy: bool,
     /// Looking it up is not allowed.
     blind: bool,
+    /// When it is looked up was spread out already.
+    spread: bool,
     doomed: bool,
     renew_at: Option<Instant>,
     look_at: Option<Instant>,
@@ -157,6 +159,7 @@ impl Held {
             answered: now.mono,
             busy: false,
             blind: false,
+            spread: false,
             doomed: false,
             renew_at: None,
             look_at: None,
@@ -219,7 +222,11 @@ impl Held {
 
     fn look_after(&mut self, every: Duration, now: Instant, die: f64) {
         let wanted = self.lease.is_some() && !self.blind && !every.is_zero();
-        self.look_at = wanted.then(|| now + every.mul_f64(0.9 + die / 10.0));
+        let pause = match std::mem::replace(&mut self.spread, true) {
+            true => every.mul_f64(0.9 + die / 10.0),
+            false => schedule::first_after(every, die),
+        };
+        self.look_at = wanted.then(|| now + pause);
     }
 }
 
