@@ -79,8 +79,12 @@ impl Agent {
         let roll: Arc<dyn Fn() -> f64 + Send + Sync> = Arc::new(move || dice.roll());
         let config = config(plan, folder);
         let StoreConfig::Vault(vault) = &config.stores["vault"] else { panic!("a store of Vault") };
-        let senses =
-            Senses { clock: Arc::clone(&clock), dice: Arc::clone(&roll), learn: Arc::new(|_| Box::new(())), home: None };
+        let senses = Senses {
+            clock: Arc::clone(&clock),
+            dice: Arc::clone(&roll),
+            learn: Arc::new(|_| Box::new(())),
+            home: None,
+        };
         let line = Line { fake: plan.fake.clone(), book: Arc::clone(&plan.book), agent: number };
         let store: Arc<dyn Store> =
             Arc::new(VaultStore::over("vault".into(), vault, Key::new(b"a key for tests"), senses, Arc::new(line)));

@@ -94,7 +94,9 @@ async fn ninety_days_of_kv_move_plaintext_only_when_it_changed() {
     assert!((renewed_every(0.6)..=renewed_every(8.0 / 15.0)).contains(&(renewals as f64)), "{renewals} renewals");
     eprintln!(
         "90 days of KV: {} requests ({polls} metadata, {} data, {logins} logins, {renewals} renewals) in {:?}",
-        all.total(), of(Kind::Read), began.elapsed()
+        all.total(),
+        of(Kind::Read),
+        began.elapsed()
     );
     agent.stop().await;
 }

@@ -87,7 +87,8 @@ impl Site {
                path "sys/leases/*" {{ capabilities = ["update"] }}"#
         );
         server.policy("app", &policy).await;
-        let role = json!({"token_policies": "app", "token_ttl": text(terms.token.0), "token_max_ttl": text(terms.token.1)});
+        let role =
+            json!({"token_policies": "app", "token_ttl": text(terms.token.0), "token_max_ttl": text(terms.token.1)});
         let mount = server.approle(role).await;
         let (role_id, secret_id) = (folder.path().join("role-id"), folder.path().join("secret-id"));
         std::fs::write(&role_id, server.role_id(&mount).await).unwrap();

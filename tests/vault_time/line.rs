@@ -110,7 +110,8 @@ pub struct Line {
 impl Line {
     async fn exchange(&self, request: http::Request<Vec<u8>>) -> Option<http::Response<Vec<u8>>> {
         let (parts, body) = request.into_parts();
-        let mut taken = Request::new(parts.method.as_str(), parts.uri.path_and_query().map_or("/", |target| target.as_str()));
+        let mut taken =
+            Request::new(parts.method.as_str(), parts.uri.path_and_query().map_or("/", |target| target.as_str()));
         for (name, value) in &parts.headers {
             taken.headers.push((name.to_string(), value.to_str().unwrap().to_owned()));
         }
@@ -150,7 +151,9 @@ impl rustify::client::Client for Line {
     {
         Box::pin(async move {
             let answer = tokio::time::timeout(Duration::from_secs(30), self.exchange(request)).await;
-            let refused = || ClientError::GenericError { source: std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into() };
+            let refused = || ClientError::GenericError {
+                source: std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into(),
+            };
             answer.ok().flatten().ok_or_else(refused)
         })
     }
