@@ -55,7 +55,7 @@ pub struct Plan {
     pub book: Arc<Book>,
     pub auth: VaultAuth,
     /// Secrets and where they are.
-    pub secrets: Vec<(&'static str, String)>,
+    pub secrets: Vec<(String, String)>,
     /// How long after a snapshot its target stands on it and on nothing else.
     pub commit: Duration,
 }

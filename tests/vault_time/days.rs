@@ -14,7 +14,7 @@ async fn two_days_of_database_credentials_are_two_leases_one_login_and_a_handful
     let terms = Terms { token: (100 * HOUR, 700 * HOUR), lease: (24 * HOUR, 48 * HOUR) };
     let site = Site::new(&terms).await;
     let mut plan = site.plan();
-    plan.secrets.retain(|(name, _)| *name == "db");
+    plan.secrets.retain(|(name, _)| name == "db");
     plan.commit = 20 * secs(60);
     let agent = site.start(&plan, 0);
     site.pass(secs(10)).await;
@@ -66,7 +66,7 @@ async fn ninety_days_of_kv_move_plaintext_only_when_it_changed() {
     let terms = Terms { token: (24 * HOUR, 30 * DAY), lease: (HOUR, HOUR) };
     let site = Site::new(&terms).await;
     let mut plan = site.plan();
-    plan.secrets.retain(|(name, _)| *name == "kv");
+    plan.secrets.retain(|(name, _)| name == "kv");
     let agent = site.start(&plan, 0);
     let (days, writes) = (90, 9);
     for n in 1..=writes {
@@ -98,5 +98,41 @@ async fn ninety_days_of_kv_move_plaintext_only_when_it_changed() {
         of(Kind::Read),
         began.elapsed()
     );
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_secrets_ask_in_an_hour_what_the_documentation_says() {
+    let (kv, leases) = (980_u32, 20_u32);
+    let site = Site::new(&Terms { token: (HOUR, 30 * DAY), lease: (HOUR, 30 * DAY) }).await;
+    let mut plan = site.plan();
+    plan.secrets.clear();
+    for n in 0..kv {
+        site.server.put(&site.kv, &format!("app-{n}"), json!({"password": n})).await;
+        plan.secrets.push((format!("kv-{n}"), format!("{}/app-{n}", site.kv)));
+    }
+    plan.secrets.extend((0..leases).map(|n| (format!("db-{n}"), format!("{}/creds/app", site.database))));
+    let agent = site.start(&plan, 0);
+    site.pass(2 * HOUR).await;
+    let now = site.book.now();
+    let hour = site.book.between(now - HOUR, now);
+    // At a poll of 60 s, a lease_check of 60 s and an hour for leases and the token.
+    let table = [
+        (Kind::Metadata, f64::from(kv) * 3600.0 / 60.0),
+        (Kind::Lookup, f64::from(leases) * 3600.0 / 57.0),
+        (Kind::RenewLease, f64::from(leases) / (0.85 * 2.0 / 3.0)),
+        (Kind::RenewToken, 1.0 / (0.85 * 2.0 / 3.0)),
+    ];
+    for (kind, expected) in table {
+        let asked = hour.of(kind) as f64;
+        eprintln!("1,000 secrets, an hour: {kind:?} {asked}, expected {expected:.0}");
+        let slack = (expected * 0.02).max(f64::from(leases) * 0.3).max(1.0);
+        assert!((asked - expected).abs() <= slack, "{kind:?}: {asked}, not {expected}");
+    }
+    assert_eq!(hour.total(), table.iter().map(|(kind, _)| hour.of(*kind)).sum::<usize>(), "and nothing else");
+    eprintln!("1,000 secrets, an hour: {} requests, {:.1}/s at most in 10 s", hour.total(), hour.peak(secs(10)));
+    let start = site.book.between(secs(0), HOUR);
+    assert_eq!((start.of(Kind::Login), start.of(Kind::Mounts)), (1, 2));
+    assert_eq!((start.of(Kind::Read), start.of(Kind::Mint)), (kv as usize, leases as usize));
     agent.stop().await;
 }

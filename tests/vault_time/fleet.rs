@@ -104,7 +104,10 @@ impl Site {
             fake: self.fake.clone(),
             book: Arc::clone(&self.book),
             auth: VaultAuth::AppRole { mount, role_id_file, secret_id_file: Some(secret_id_file), wrapped: false },
-            secrets: vec![("kv", format!("{}/app", self.kv)), ("db", format!("{}/creds/app", self.database))],
+            secrets: vec![
+                ("kv".into(), format!("{}/app", self.kv)),
+                ("db".into(), format!("{}/creds/app", self.database)),
+            ],
             commit: secs(5),
         }
     }
