@@ -73,6 +73,12 @@ impl Stretch {
         self.asked.iter().filter(|asked| asked.kind == kind).count()
     }
 
+    /// How many agents were answered a request of this kind.
+    pub fn agents(&self, kind: Kind) -> usize {
+        let answered = self.asked.iter().filter(|asked| asked.kind == kind && asked.status == 200);
+        answered.map(|asked| asked.agent).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
     /// The fewest and the most that one of so many agents asked of this kind (None: of any).
     pub fn each(&self, agents: u32, kind: Option<Kind>) -> (usize, usize) {
         let mut counts = vec![0; agents as usize];
