@@ -115,6 +115,12 @@ pub fn next_read(poll: Option<Duration>, expires_in: Option<Duration>, die: f64)
     }
 }
 
+/// How long until the first of what is then done every so often: anywhere within, its first tenth aside. Those who begin
+/// together (a fleet that is deployed) are spread out from then on; jitter alone takes hours to do that.
+pub fn first_after(every: Duration, die: f64) -> Duration {
+    part(every, 0.1 + 0.9 * fair(die))
+}
+
 /// What a lease asks for next, and when (since the caller's origin).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseAction {
@@ -194,6 +200,8 @@ mod tests {
         assert_eq!(next_read(Some(secs(100)), Some(secs(50)), 0.0), Some(secs(40)));
         assert_eq!(next_read(None, Some(Duration::ZERO), 0.5), Some(EXPIRED_POLL));
         assert_eq!(next_read(Some(secs(600)), Some(Duration::ZERO), 0.5), Some(secs(600)));
+        assert_eq!(first_after(secs(100), 0.0), secs(10));
+        assert_eq!(first_after(secs(100), 1.0), secs(100));
     }
 
     #[test]

@@ -159,7 +159,8 @@ impl Engine {
         for slot in state.slots.values() {
             self.faults.forget(&slot.config.store, &slot.config.name);
         }
-        let (unseen, to_read) = state.configure(config, stores, uses, &mut self.memory, now);
+        let dice = &*self.surroundings.dice;
+        let (unseen, to_read) = state.configure(config, stores, uses, &mut self.memory, now, dice);
         let used: BTreeMap<_, _> =
             state.slots.values().map(|slot| (slot.config.store.clone(), Arc::clone(&slot.source.store))).collect();
         drop(state);

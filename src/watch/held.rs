@@ -49,6 +49,8 @@ pub(super) struct Held {
     pub(super) busy: bool,
     /// Looking it up is not allowed.
     blind: bool,
+    /// When it is looked up was spread out already.
+    spread: bool,
     /// What failed was told.
     pub(super) said: bool,
     pub(super) doomed: bool,
@@ -105,6 +107,7 @@ impl Held {
             answered: now.mono,
             busy: false,
             blind: false,
+            spread: false,
             said: false,
             doomed: false,
             renew_at: None,
@@ -168,7 +171,11 @@ impl Held {
 
     pub(super) fn look_after(&mut self, every: Duration, now: Instant, die: f64) {
         let wanted = self.lease.is_some() && !self.blind && !every.is_zero();
-        self.look_at = wanted.then(|| now + every.mul_f64(0.9 + die / 10.0));
+        let pause = match std::mem::replace(&mut self.spread, true) {
+            true => every.mul_f64(0.9 + die / 10.0),
+            false => schedule::first_after(every, die),
+        };
+        self.look_at = wanted.then(|| now + pause);
     }
 }
 

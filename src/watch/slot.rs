@@ -23,6 +23,8 @@ const READS_AT_ONCE: usize = 32;
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Between credentials that are made, and refused by the rotation that they were made for.
 const REJECTED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// Reads that a store asks for at one moment (a static role, after its rotation) are spread out over this.
+const AFTER_SPREAD: Duration = Duration::from_secs(3);
 
 type Answer = oneshot::Sender<Result<Refreshed, StoreError>>;
 /// An answer to come, or why there is none.
@@ -263,7 +265,10 @@ impl Slot {
             late = !news && kept.is_some();
             self.kept = kept.filter(|kept| kept.version != current.version).map(Arc::new);
         }
-        let pause = pause(current, self.config.poll, now, die);
+        let pause = match (pause(current, self.config.poll, now, die), self.config.poll) {
+            (Some(pause), Some(poll)) if first => Some(pause.min(schedule::first_after(poll, die))),
+            (pause, _) => pause,
+        };
         let refreshed = Refreshed { version: current.version.clone(), changed: news };
         (Finished { first, news: news || late, pause }, Ok(refreshed))
     }
@@ -327,6 +332,8 @@ fn pause(current: &Reading, poll: Option<Duration>, now: Now, die: f64) -> Optio
         Again::Mints => None,
         Again::Free => schedule::next_read(poll, expires_in, die),
         Again::After(after) => {
+            // Those who share it are told the same moment.
+            let after = after + AFTER_SPREAD.min(after / 10).mul_f64(die.clamp(0.0, 1.0));
             let next = schedule::next_read(poll, expires_in, die);
             Some(next.map_or(after, |next| next.min(after)).max(schedule::EXPIRY_FLOOR))
         }

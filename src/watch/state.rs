@@ -79,6 +79,7 @@ impl State {
         uses: &Uses,
         memory: &mut Memory,
         now: Now,
+        dice: &dyn Fn() -> f64,
     ) -> (Unseen, Vec<SecretName>) {
         let before = std::mem::take(&mut self.slots);
         let (mut kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = before.into_iter().partition(|(name, slot)| {
@@ -102,7 +103,7 @@ impl State {
             let Some(secret) = config.secrets.get(name) else { continue };
             let Some(source) = sources.get(&secret.store) else { continue };
             let slot = match kept.remove(name) {
-                Some(slot) => self.keep(slot, secret, now),
+                Some(slot) => self.keep(slot, secret, now, dice()),
                 None => {
                     let overlap = memory.recall(secret, now);
                     unseen.extend(remembered(name, &overlap));
@@ -114,7 +115,7 @@ impl State {
                             let key = (name.clone(), reading.version.clone());
                             let made = self.leases.get(&key).map_or(now.wall, |held| held.made);
                             slot.restored(reading, made);
-                            let replace = self.leases.replace_at(&key, now.mono, 0.5);
+                            let replace = self.leases.replace_at(&key, now.mono, dice());
                             self.timers.set(Timer::Read(name.clone()), replace);
                         }
                         None => to_read.push(name.clone()),
@@ -129,12 +130,12 @@ impl State {
         (unseen, to_read)
     }
 
-    fn keep(&mut self, mut slot: Slot, secret: &SecretConfig, now: Now) -> Slot {
+    fn keep(&mut self, mut slot: Slot, secret: &SecretConfig, now: Now, die: f64) -> Slot {
         if slot.overlap.bound(secret.overlap, now) {
             self.ready.extend(slot.targets.iter().cloned());
         }
         if slot.config.poll != secret.poll && !slot.is_failing() {
-            let next = schedule::next_read(secret.poll, None, 0.5).map(|pause| now.mono + pause);
+            let next = secret.poll.map(|poll| now.mono + schedule::first_after(poll, die));
             self.timers.set(Timer::Read(secret.name.clone()), next);
         }
         slot.config = secret.clone();

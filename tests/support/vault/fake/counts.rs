@@ -98,7 +98,7 @@ impl Counts {
 }
 
 /// What a request is for, by its method and its path (after the namespace). `mints` are paths of other engines that mint.
-pub(super) fn kind(method: &str, path: &str, mints: bool) -> Kind {
+pub fn kind(method: &str, path: &str, mints: bool) -> Kind {
     let parts: Vec<&str> = path.split('/').collect();
     let has = |part: &str| parts.contains(&part);
     match parts.as_slice() {
