@@ -30,7 +30,7 @@ async fn two_days_of_database_credentials_are_two_leases_one_login_and_a_handful
     let both = site.leases().await;
     assert!(both.len() == 2 && both.contains(&first[0]), "the old one lives until the new one is committed: {both:?}");
     let given = agent.given.lock().unwrap().clone();
-    for (_, snapshot) in &given {
+    for snapshot in &given {
         let fields = &snapshot.secrets[&name("db")].fields;
         let text = |field: &str| String::from_utf8(fields[field].as_text().unwrap().expose().to_vec()).unwrap();
         assert!(site.fake.database_accepts(&text("username"), &text("password")));
