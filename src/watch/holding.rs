@@ -175,14 +175,17 @@ impl State {
         self.tell_targets(name, false, now.mono, dice);
     }
 
+    fn shows(&self, (name, version): &Key) -> bool {
+        let Some(slot) = self.slots.get(name) else { return false };
+        let shown = slot.current.as_ref().into_iter().chain(slot.overlap.shown());
+        shown.map(|reading| &reading.version).any(|shown| shown == version)
+    }
+
     /// Dooms what nobody uses or shows.
     pub(super) fn collect(&mut self, now: Instant) {
-        let mut shown = BTreeSet::new();
-        for (name, slot) in &self.slots {
-            let previous = slot.overlap.shown().map(|reading| &reading.version);
-            let versions = slot.current.as_ref().map(|reading| &reading.version).into_iter().chain(previous);
-            shown.extend(versions.map(|version| (name.clone(), version.clone())));
-        }
+        // By what is held, which is little: this is asked with every new reading.
+        let shown: BTreeSet<Key> =
+            self.leases.iter().map(|(key, _)| key).filter(|key| self.shows(key)).cloned().collect();
         if self.leases.collect(&shown, now) {
             self.save_leases = Some(now);
         }

@@ -63,8 +63,8 @@ pub struct Plan {
 /// A running agent.
 pub struct Agent {
     pub watch: WatchHandle,
-    /// What its target stood on, in order, with the moments at which it was given.
-    pub given: Arc<Mutex<Vec<(Timestamp, Arc<Snapshot>)>>>,
+    /// What its target was given, in order.
+    pub given: Arc<Mutex<Vec<Arc<Snapshot>>>>,
     cancel: CancellationToken,
 }
 
@@ -100,7 +100,7 @@ impl Agent {
         let watch = Watch::spawn(&config, &Stores::from([("vault".into(), store)]), &uses, surroundings);
         let given = Arc::new(Mutex::new(Vec::new()));
         let snapshots = watch.snapshots("t").expect("the target");
-        tokio::spawn(drive(watch.clone(), snapshots, plan.commit, Arc::clone(&given), clock));
+        tokio::spawn(drive(watch.clone(), snapshots, plan.commit, Arc::clone(&given)));
         Self { watch, given, cancel }
     }
 
@@ -120,12 +120,11 @@ async fn drive(
     watch: WatchHandle,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     commit: Duration,
-    given: Arc<Mutex<Vec<(Timestamp, Arc<Snapshot>)>>>,
-    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    given: Arc<Mutex<Vec<Arc<Snapshot>>>>,
 ) {
     while snapshots.changed().await.is_ok() {
         let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
-        given.lock().unwrap().push((clock(), Arc::clone(&snapshot)));
+        given.lock().unwrap().push(Arc::clone(&snapshot));
         tokio::time::sleep(commit).await;
         let readings = snapshot.readings();
         let standing = Standing { using: readings.clone(), newest: readings, rejected: false };
