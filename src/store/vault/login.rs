@@ -9,6 +9,7 @@ use vaultrs::api::sys::requests::WrappingLookupRequest;
 
 use super::call::{Answer, Call};
 use super::credentials;
+use super::iam::{self, Iam};
 use super::judge;
 use super::saved::Unwrapped;
 use super::server::Server;
@@ -111,8 +112,9 @@ pub(super) async fn login(
             };
             call(server, &request, &[&password])?
         }
-        VaultAuth::AwsIam { .. } => {
-            return Err(judge::error(store, "login", StoreErrorKind::NotBuilt, "auth of type aws is not built yet"));
+        VaultAuth::AwsIam { mount, role, header_value, region } => {
+            let (role, header_value) = (role.as_deref(), header_value.as_deref());
+            iam::request(server, &Iam { mount, role, header_value, region: region.as_ref() }).await?
         }
     };
     let known: Vec<_> = request.secrets.iter().map(|secret| (server.senses.learn)(secret)).collect();
@@ -130,7 +132,9 @@ fn entered(server: &Server, call: &Call, answer: &Answer) -> Result<Entered, Sto
     if !answer.is_success() {
         let refused = judge::refused(&server.name, call, answer);
         let what = refused.message.rsplit_once("; ").map_or(refused.message.as_str(), |(what, _)| what);
-        let message = format!("{what}; login refused: look at the credentials, the role and the mount of this login");
+        let todo = iam::advice(&answer.errors());
+        let todo = todo.unwrap_or("look at the credentials, the role and the mount of this login");
+        let message = format!("{what}; login refused: {todo}");
         return Err(StoreError { kind: StoreErrorKind::Denied, message, retry_after: None });
     }
     let auth = &answer.json()["auth"];
