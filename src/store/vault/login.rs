@@ -150,12 +150,14 @@ fn entered(server: &Server, call: &Call, answer: &Answer) -> Result<Entered, Sto
 }
 
 /// Unwraps the secret id in the file: looks first whether the wrapping token is still whole and what it should be, since
-/// unwrapping spends it. What was unwrapped before from the same token is taken again.
+/// unwrapping spends it. What was unwrapped before from the same token is taken again. `may_spend`: what is unwrapped is
+/// not lost when this process ends.
 pub(super) async fn unwrap(
     server: &Server,
     key: &Key,
     auth: &VaultAuth,
     before: Option<&Unwrapped>,
+    may_spend: bool,
 ) -> Result<Option<Unwrapped>, StoreError> {
     let VaultAuth::AppRole { mount, secret_id_file: Some(file), wrapped: true, .. } = auth else { return Ok(None) };
     let wrapping = credentials::word(&server.name, file, "wrapping token").await?;
@@ -181,6 +183,14 @@ pub(super) async fn unwrap(
         let text = format!(
             "the token in {} wraps something that was not made by auth/{mount}/role/NAME/secret-id: it is not used; find out \
              who put it there",
+            file.display()
+        );
+        return Err(server.error(&look, StoreErrorKind::Denied, text));
+    }
+    if !may_spend {
+        let text = format!(
+            "the wrapping token in {} is good, and is left alone: it can be spent once, and this command keeps nothing; the \
+             agent logs in with it when it starts (run, or render --once)",
             file.display()
         );
         return Err(server.error(&look, StoreErrorKind::Denied, text));

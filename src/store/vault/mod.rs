@@ -55,7 +55,7 @@ use self::transport::Wire;
 use crate::config::model::{Locator, StoreName, VaultStore as Config};
 use crate::digest::Key;
 use crate::secret::{Again, Lease, Reading, SecretBytes};
-use crate::store::{Access, Store, StoreError, StoreErrorKind};
+use crate::store::{Access, Keep, Store, StoreError, StoreErrorKind};
 
 /// A Vault or OpenBao server as a store. See the module's documentation.
 pub struct VaultStore {
@@ -203,6 +203,10 @@ impl Store for VaultStore {
 
     fn resume(&self, session: &SecretBytes) {
         self.reader.session.resume(session);
+    }
+
+    fn kept_by(&self, keep: Keep) {
+        self.reader.session.kept_by(keep);
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
