@@ -185,6 +185,7 @@ fn tried(why: &str) -> String {
     let links = why.lines().map(str::trim).filter_map(|link| {
         let (of, name) = known.iter().find(|(of, _)| link.starts_with(of))?;
         let said = link[of.len()..].rsplit(": ").next().unwrap_or_default();
+        let said = if said == "the credential provider was not enabled" { "none there" } else { said };
         Some(format!("{name}{}", line(said, 120)))
     });
     let links: Vec<_> = links.collect();
