@@ -187,5 +187,9 @@ mod tests {
         let answer = answer(400, r#"{"errors":["no such id the-secret-id\u0007"]}"#);
         let message = refused("v", &call, &answer).message;
         assert!(message.contains("no such id ***") && !message.contains('\u{7}'), "{message}");
+        // AWS's refusals echo the whole request: what is cut off there is not half a secret.
+        let long = format!(r#"{{"errors":["{}the-secret-id"]}}"#, "x".repeat(293));
+        let message = refused("v", &call, &self::answer(400, &long)).message;
+        assert!(message.contains("xxx") && !message.contains("the-"), "{message}");
     }
 }
