@@ -23,6 +23,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod aws_identity;
 pub mod cli;
 pub mod config;
 pub mod control;

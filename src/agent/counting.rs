@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use crate::config::model::{Locator, StoreName};
 use crate::secret::{Lease, Reading, SecretBytes, SecretName, Version};
-use crate::store::{Access, Store, StoreError, StoreErrorKind};
+use crate::store::{Access, Keep, Store, StoreError, StoreErrorKind};
 use crate::telemetry::audit::{Audit, Event};
 use crate::telemetry::mask::{self, Masked};
 use crate::telemetry::metrics::Metrics;
@@ -134,6 +134,10 @@ impl Store for Counted {
 
     fn resume(&self, session: &SecretBytes) {
         self.store.resume(session);
+    }
+
+    fn kept_by(&self, keep: Keep) {
+        self.store.kept_by(keep);
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {

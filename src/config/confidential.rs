@@ -85,7 +85,7 @@ fn holds(path: &[&str]) -> Holds {
     match path {
         ["stores", _, "auth", key] => match *key {
             "token" | "header_value" => Holds::Credential,
-            "type" | "mount" | "path" | "wrapped" => Holds::Nothing,
+            "type" | "mount" | "path" | "wrapped" | "region" => Holds::Nothing,
             key if key.ends_with("_file") => Holds::Nothing,
             _ => Holds::Identity,
         },

@@ -168,7 +168,18 @@ pub enum VaultAuth {
         role: Option<String>,
         /// `X-Vault-AWS-IAM-Server-ID`.
         header_value: Option<String>,
+        /// What the request is signed for; None: us-east-1, at STS's global endpoint.
+        region: Option<AwsRegion>,
     },
+}
+
+/// Where AWS is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AwsRegion {
+    /// `auto`: AWS_REGION, the profile's, the instance's own.
+    Auto,
+    /// This one.
+    Named(String),
 }
 
 /// `type: aws-secrets-manager`. Parsed and checked; no reader is built for it yet.

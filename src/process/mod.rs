@@ -74,8 +74,14 @@ impl fmt::Display for Exit {
 }
 
 /// The agent's own credentials: never inherited, unless a target's `pass_env` lists them.
-pub const AGENT_CREDENTIALS: [&str; 4] =
-    ["VAULT_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+pub const AGENT_CREDENTIALS: [&str; 5] = [
+    "VAULT_TOKEN",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    // What the container's endpoint gives credentials for.
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+];
 /// What the service manager said to the agent alone (sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)).
 const AGENT_PROTOCOL: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];

@@ -113,9 +113,15 @@ fn the_agents_own_variables_are_not_inherited() {
     for kept in ["PATH", "HOME", "VAULT_ADDR", "AWS_REGION", "VAULT_TOKEN"] {
         assert!(inherit.allows(kept), "{kept}");
     }
-    for gone in
-        ["MY_JWT", "AWS_SECRET_ACCESS_KEY", "LEASEHOLD_FAILPOINT", "NOTIFY_SOCKET", "LISTEN_FDS", "WATCHDOG_USEC"]
-    {
+    for gone in [
+        "MY_JWT",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "LEASEHOLD_FAILPOINT",
+        "NOTIFY_SOCKET",
+        "LISTEN_FDS",
+        "WATCHDOG_USEC",
+    ] {
         assert!(!inherit.allows(gone), "{gone}");
     }
     assert!(!Inherit::default().allows("VAULT_TOKEN"));

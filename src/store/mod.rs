@@ -4,6 +4,7 @@ mod canonical;
 pub mod file;
 pub mod vault;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -91,6 +92,10 @@ pub trait Store: Send + Sync {
     /// (else it is ignored) and still lives; to be called before anything else.
     fn resume(&self, _session: &SecretBytes) {}
 
+    /// Tells where the session is written down at once, for what can be had from a server only once (a wrapped secret
+    /// id): it is awaited before that is used. Until this is called nothing is written down, and everything is used.
+    fn kept_by(&self, _keep: Keep) {}
+
     /// What this identity may do of what these secrets need, asked without reading them, and the policy that they need.
     /// None: the store has no policies that it could be asked about.
     fn access<'a>(&'a self, _locators: &'a [&'a Locator]) -> BoxFuture<'a, Result<Option<Access>, StoreError>> {
@@ -101,6 +106,15 @@ pub trait Store: Send + Sync {
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
+}
+
+/// See [`Store::kept_by`].
+#[derive(Clone)]
+pub enum Keep {
+    /// Nobody writes anything down: what can be had only once is left alone.
+    Never,
+    /// Resolves when [`Store::session`] was written down, or could not be (which is told where it is written).
+    Now(Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>),
 }
 
 /// See [`Store::access`].

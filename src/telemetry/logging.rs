@@ -49,16 +49,19 @@ fn colour() -> bool {
 }
 
 /// What is logged at a level. Libraries speak from `warn` on, and Vault's client (which logs ordinary 404s as errors, with
-/// the path) not at all; at `trace` everything is heard.
+/// the path) not at all; at `trace` everything is heard but AWS's.
 pub fn filter(level: LevelFilter) -> Targets {
+    // What AWS's libraries fail at comes back as an error; what they trace are whole answers, with keys in them.
+    let aws = ("aws_", LevelFilter::OFF);
     if level == LevelFilter::TRACE {
-        return Targets::new().with_default(level);
+        return Targets::new().with_default(level).with_targets([aws]);
     }
     let libraries = LevelFilter::WARN.min(level);
-    Targets::new()
-        .with_default(libraries)
-        .with_targets([("leasehold", level), ("agent", level)])
-        .with_targets([("rustify", LevelFilter::OFF), ("vaultrs", LevelFilter::OFF)])
+    Targets::new().with_default(libraries).with_targets([("leasehold", level), ("agent", level)]).with_targets([
+        aws,
+        ("rustify", LevelFilter::OFF),
+        ("vaultrs", LevelFilter::OFF),
+    ])
 }
 
 /// A panic's place and message on standard error, masked; what cannot be masked is withheld.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use ring::rand::SecureRandom;
 
 use super::Stores;
+use crate::aws_identity::Identity;
 use crate::config::model::{Config, Locator, StoreConfig, StoreName};
 use crate::digest::Key;
 use crate::secret::Reading;
@@ -53,6 +54,7 @@ fn senses() -> Senses {
         clock: Arc::new(Timestamp::now),
         dice: Arc::new(dice),
         learn: Arc::new(|secret| Box::new(mask::registry().value(secret.expose()))),
+        aws: Arc::new(Identity::chain()),
         home: std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
     }
 }

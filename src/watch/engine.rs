@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ use super::timers::Timer;
 use super::{Command, Stores, Surroundings, Uses, lock};
 use crate::config::model::{Config, StoreName};
 use crate::secret::SecretName;
-use crate::store::Store;
+use crate::store::{Keep, Store};
 
 /// How long after a failure to write `overlap.json` the next attempt comes at the earliest.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
@@ -34,6 +34,8 @@ pub(super) struct Engine {
     reads: FuturesUnordered<BoxFuture<'static, (SecretName, u64, Read)>>,
     listeners: BTreeMap<StoreName, Listener>,
     changes: (mpsc::Sender<StoreName>, mpsc::Receiver<StoreName>),
+    /// Stores that wait until their sessions are written down.
+    keeps: (mpsc::Sender<oneshot::Sender<()>>, mpsc::Receiver<oneshot::Sender<()>>),
     memory: Memory,
     pub(super) keeper: Keeper,
     /// What is remembered differs from what is written; when to write it.
@@ -58,6 +60,7 @@ enum Event {
     Stop,
     Command(Command),
     Changed(StoreName),
+    Keep(oneshot::Sender<()>),
     Read(SecretName, u64, Box<Read>),
     Kept(Kept),
     Time,
@@ -83,6 +86,7 @@ impl Engine {
             reads: FuturesUnordered::new(),
             listeners: BTreeMap::new(),
             changes: mpsc::channel(16),
+            keeps: mpsc::channel(16),
             memory,
             keeper,
             unsaved: None,
@@ -108,6 +112,11 @@ impl Engine {
                     let _gone = reply.send(());
                 }
                 Event::Changed(store) => self.store_changed(&store),
+                Event::Keep(done) => {
+                    self.keeper.save(&self.state).await;
+                    // The login may have been given up.
+                    let _gone = done.send(());
+                }
                 Event::Read(name, id, read) => self.finish(&name, id, *read),
                 Event::Kept(kept) => {
                     let now = self.now();
@@ -123,6 +132,10 @@ impl Engine {
         if self.unsaved.is_some() {
             self.save().await;
         }
+        // A login that is broken off now neither waits for this task nor stands in the way of what is revoked.
+        self.reads.clear();
+        self.keeps.1.close();
+        while self.keeps.1.try_recv().is_ok() {}
         self.keeper.end(&self.state).await;
         lock(&self.state).close();
     }
@@ -138,6 +151,7 @@ impl Engine {
         tokio::select! {
             biased;
             () = self.surroundings.cancel.cancelled() => Event::Stop,
+            Some(done) = self.keeps.1.recv() => Event::Keep(done),
             Some((name, id, read)) = self.reads.next(), if !self.reads.is_empty() => {
                 Event::Read(name, id, Box::new(read))
             }
@@ -156,6 +170,7 @@ impl Engine {
         let now = self.now();
         let mut state = lock(&self.state);
         Keeper::take_over(&mut state, stores, now.mono);
+        stores.values().for_each(|store| store.kept_by(self.keep()));
         for slot in state.slots.values() {
             self.faults.forget(&slot.config.store, &slot.config.name);
         }
@@ -171,6 +186,21 @@ impl Engine {
         for name in to_read {
             self.read(&name);
         }
+    }
+
+    /// What a store awaits: this task writes the ledger while the login that asks for it stands still.
+    fn keep(&self) -> Keep {
+        let tell = self.keeps.0.clone();
+        Keep::Now(Arc::new(move || {
+            let tell = tell.clone();
+            Box::pin(async move {
+                let (done, kept) = oneshot::channel();
+                if tell.send(done).await.is_ok() {
+                    // An error means that the watch has ended; its end writes the ledger, too.
+                    let _ended = kept.await;
+                }
+            })
+        }))
     }
 
     fn listen(&mut self, stores: BTreeMap<StoreName, Arc<dyn Store>>) {

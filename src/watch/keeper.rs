@@ -166,7 +166,8 @@ impl Keeper {
         }
     }
 
-    async fn save(&mut self, state: &Mutex<State>) {
+    /// Writes down what is held, now.
+    pub(super) async fn save(&mut self, state: &Mutex<State>) {
         let (draft, revisions) = {
             let state = lock(state);
             let sessions = state.stores.iter().filter_map(|(name, store)| Some((Arc::clone(name), store.session()?)));
@@ -197,6 +198,7 @@ impl Keeper {
 
     /// The agent ends: what `on_stop: revoke` says is revoked, the rest is written down.
     pub(super) async fn end(&mut self, state: &Mutex<State>) {
+        self.asked.clear();
         let (leases, stores) = lock(state).to_revoke_at_the_end();
         if !stores.is_empty() {
             let revoked = leases.into_iter().map(|(key, store, lease)| async move {

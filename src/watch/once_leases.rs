@@ -1,7 +1,7 @@
 //! Leases of a render that ends: taken over from whoever was there before, left to whoever comes after.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -14,15 +14,20 @@ use super::overlap::Now;
 use super::{Stores, Surroundings, Uses};
 use crate::config::model::{Config, SecretConfig, StoreName, TargetName};
 use crate::secret::{Again, Reading, Standing};
+use crate::store::{Keep, Store};
 
 /// What single rounds of reading share; see [`super::read_once`].
-pub struct Holding {
+pub struct Holding(Arc<Inner>);
+
+struct Inner {
     leases: Mutex<Leases>,
     ledger: Ledger,
     /// Made by this command.
     made: Mutex<BTreeSet<Key>>,
     /// Whether anything may be written.
     remember: bool,
+    /// One after the other, or the older would be written over the newer.
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl Holding {
@@ -44,11 +49,17 @@ impl Holding {
             leases.restore(key, held, &users, now, 0.5);
         }
         leases.expire(now.mono);
-        Self { leases: Mutex::new(leases), ledger, made: Mutex::default(), remember }
+        let (made, saving) = (Mutex::default(), tokio::sync::Mutex::default());
+        let inner = Arc::new(Inner { leases: Mutex::new(leases), ledger, made, remember, saving });
+        let known: Vec<_> = stores.iter().map(|(name, store)| (Arc::clone(name), Arc::downgrade(store))).collect();
+        for store in stores.values() {
+            store.kept_by(if remember { keep(&inner, &known) } else { Keep::Never });
+        }
+        Self(inner)
     }
 
-    fn leases(&self) -> std::sync::MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.0.leases()
     }
 
     /// What is held of a secret and has most of its life before it, if its store does not say that it is gone.
@@ -93,7 +104,7 @@ impl Holding {
                 .filter(|(_, used)| used.contains(&secret.name))
                 .for_each(|(name, _)| leases.emitted(name, &only));
         }
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+        self.0.made.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         self.save(stores).await;
     }
 
@@ -110,11 +121,11 @@ impl Holding {
 
     /// Ends what nobody stands on (after a dry run: whatever it made), and writes down the rest.
     pub async fn finish(&self, stores: &Stores, now: Instant) {
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let doomed: Vec<_> = {
             let mut leases = self.leases();
             leases.collect(&BTreeSet::new(), now);
-            let ends = |(key, held): &(&Key, &Held)| if self.remember { held.doomed() } else { made.contains(key) };
+            let ends = |(key, held): &(&Key, &Held)| if self.0.remember { held.doomed() } else { made.contains(key) };
             let doomed = leases.iter().filter(ends);
             doomed.filter_map(|(key, held)| Some((key.clone(), Arc::clone(&held.store), held.lease.clone()?))).collect()
         };
@@ -136,9 +147,34 @@ impl Holding {
     }
 
     async fn save(&self, stores: &Stores) {
+        self.0.save(stores).await;
+    }
+}
+
+/// What a store awaits. It holds nobody: the stores hold it.
+fn keep(inner: &Arc<Inner>, stores: &[(StoreName, Weak<dyn Store>)]) -> Keep {
+    let (inner, stores) = (Arc::downgrade(inner), stores.to_vec());
+    Keep::Now(Arc::new(move || {
+        let living = stores.iter().filter_map(|(name, store)| Some((Arc::clone(name), store.upgrade()?)));
+        let (inner, living) = (inner.upgrade(), living.collect::<Stores>());
+        Box::pin(async move {
+            if let Some(inner) = inner {
+                inner.save(&living).await;
+            }
+        })
+    }))
+}
+
+impl Inner {
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn save(&self, stores: &Stores) {
         if !self.remember {
             return;
         }
+        let _one = self.saving.lock().await;
         let sessions: BTreeMap<StoreName, _> =
             stores.iter().filter_map(|(name, store)| Some((Arc::clone(name), store.session()?))).collect();
         let draft = self.ledger.draft(self.leases().iter(), sessions.into_iter());

@@ -144,7 +144,7 @@ fn every_way_to_log_in_to_vault_is_kept_apart() {
     assert!(matches!(auth("f"), VaultAuth::Jwt { mount, role, .. } if mount == "ci" && role == "app"));
     assert!(matches!(auth("g"), VaultAuth::Cert { mount, name: Some(_) } if mount == "certs"));
     assert!(matches!(auth("h"), VaultAuth::Userpass { username, .. } if username == "app"));
-    assert!(matches!(auth("i"), VaultAuth::AwsIam { header_value: Some(_), .. }));
+    assert!(matches!(auth("i"), VaultAuth::AwsIam { header_value: Some(_), region: Some(AwsRegion::Named(_)), .. }));
     assert!(matches!(auth("k"), VaultAuth::Token { token: None }));
 }
 

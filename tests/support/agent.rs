@@ -59,6 +59,11 @@ impl Agent {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
         command.current_dir(&self.dir).args(args).env("AGENT_CONFIG", self.dir.join("agent.yaml"));
+        // Whoever this machine is to AWS, the agent is not.
+        let aws = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("AWS_"));
+        for name in aws {
+            command.env_remove(name);
+        }
         command.envs(self.env.iter().map(|(k, v)| (k, v))).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
         if let Some(id) = self.user {
             command.uid(id).gid(id);

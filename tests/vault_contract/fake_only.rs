@@ -82,8 +82,9 @@ async fn aws_iam_wants_a_signed_request_to_sts() {
     admin.must("POST", "auth/aws/config/client", json!({"iam_server_id_header_value": "vault.test"})).await;
     admin.must("POST", "auth/aws/role/app", json!({"auth_type": "iam", "token_policies": ["some"]})).await;
     let login = async |authorization: &str, url: &str| -> Response {
+        let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
         let headers = json!({
-            "Authorization": [authorization], "X-Amz-Date": ["20260101T000000Z"], "X-Vault-AWS-IAM-Server-ID": ["vault.test"],
+            "Authorization": [authorization], "X-Amz-Date": [now], "X-Vault-AWS-IAM-Server-ID": ["vault.test"],
         });
         let body = json!({
             "role": "app", "iam_http_request_method": "POST",

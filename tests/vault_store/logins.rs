@@ -1,10 +1,11 @@
 //! Sessions: each login, renewal, replacement, death, and a restart.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use leasehold::config::model::VaultAuth;
-use leasehold::store::{Store, StoreErrorKind};
+use leasehold::store::{Keep, Store, StoreErrorKind};
 use serde_json::{Value, json};
 
 use crate::leases::approle;
@@ -112,6 +113,40 @@ async fn a_wrapped_secret_id_is_unwrapped_once_and_survives_a_restart() {
     let bare = world.store(auth).read(&place).await.unwrap_err();
     assert_eq!(bare.kind, StoreErrorKind::Denied);
     assert!(bare.message.contains("spent"), "{bare}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_unwrapped_is_kept_before_it_is_used_and_not_unwrapped_where_nothing_is_kept() {
+    let world = World::new();
+    let folder = tempfile::tempdir().unwrap();
+    let place = secret(&world).await;
+    let at = world.vault().approle(json!({"token_policies": "app"})).await;
+    let auth = VaultAuth::AppRole {
+        role_id_file: file(&folder, "role-id", &world.vault().role_id(&at).await),
+        secret_id_file: Some(file(&folder, "wrapped", &world.vault().wrapped_secret_id(&at, "10m").await)),
+        mount: at.trim_start_matches("auth/").to_owned(),
+        wrapped: true,
+    };
+    let careful = world.store(auth.clone());
+    careful.kept_by(Keep::Never);
+    let refused = careful.read(&place).await.unwrap_err();
+    assert!(refused.message.contains("left alone"), "{refused}");
+    assert_eq!(world.fake().counts().on("", "sys/wrapping/unwrap"), 0, "it is not spent");
+    let store = Arc::new(world.store(auth.clone()));
+    let (kept, weak, fake): (Arc<Mutex<Vec<_>>>, _, _) = (Arc::default(), Arc::downgrade(&store), world.fake().clone());
+    let keeping = Arc::clone(&kept);
+    store.kept_by(Keep::Now(Arc::new(move || {
+        let logins = fake.counts().of(Kind::Login);
+        keeping.lock().unwrap().push((logins, weak.upgrade().unwrap().session()));
+        Box::pin(std::future::ready(()))
+    })));
+    store.read(&place).await.unwrap();
+    let kept = kept.lock().unwrap().clone();
+    let [(0, Some(session))] = kept.as_slice() else { panic!("kept once, before the login: {}", kept.len()) };
+    let again = world.store(auth);
+    again.resume(session);
+    again.read(&place).await.expect("with the secret id that was kept");
+    assert_eq!(world.fake().counts().on("", "sys/wrapping/unwrap"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 #[path = "../support/vault/mod.rs"]
 mod vault;
 
+mod aws;
 mod leases;
 mod limits;
 mod logins;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use leasehold::aws_identity::{Credentials, Identity};
 use leasehold::config::model::{Limits, Locator, OnStop, TlsConfig, VaultAuth, VaultStore as Config};
 use leasehold::digest::Key;
 use leasehold::secret::{Field, Reading, SecretBytes};
@@ -23,6 +24,7 @@ use crate::vault::wire::{Fate, Request};
 pub struct World {
     pub server: FakeServer,
     pub learnt: Arc<Mutex<Vec<SecretBytes>>>,
+    pub aws: Arc<Identity>,
 }
 
 /// The fake as the store's wire.
@@ -66,7 +68,11 @@ impl Client for InMemory {
 impl World {
     pub fn new() -> Self {
         let fake = Fake::with(Clock::tokio(), true);
-        Self { server: FakeServer::new(fake), learnt: Arc::default() }
+        Self {
+            server: FakeServer::new(fake),
+            learnt: Arc::default(),
+            aws: Arc::new(Identity::fixed(aws("AKIDEXAMPLE"), None)),
+        }
     }
 
     pub fn vault(&self) -> &dyn VaultServer {
@@ -87,6 +93,7 @@ impl World {
                 learnt.lock().unwrap().push(secret.clone());
                 Box::new(())
             }),
+            aws: Arc::clone(&self.aws),
             home: None,
         }
     }
@@ -108,6 +115,16 @@ impl World {
     /// Over a socket.
     pub fn over(&self, config: &Config) -> VaultStore {
         VaultStore::new("v".into(), config, Key::new(b"test"), self.senses())
+    }
+}
+
+/// The keys of AWS's own examples, of this caller.
+pub fn aws(access_key_id: &str) -> Credentials {
+    Credentials {
+        access_key_id: access_key_id.into(),
+        secret_access_key: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".into(),
+        session_token: Some("the/session+token==".into()),
+        ends: None,
     }
 }
 

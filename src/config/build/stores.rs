@@ -7,7 +7,7 @@ use reqwest::Url;
 use super::Builder;
 use crate::config::decode::{At, Slot};
 use crate::config::fault::Place;
-use crate::config::model::{AwsStore, FileStore, Limits, StoreConfig, TlsConfig, VaultAuth, VaultStore};
+use crate::config::model::{AwsRegion, AwsStore, FileStore, Limits, StoreConfig, TlsConfig, VaultAuth, VaultStore};
 use crate::config::raw::stores::{RawAuth, RawAws, RawStore, RawTls, RawVault};
 use crate::config::scalar::Text;
 use crate::secret::SecretBytes;
@@ -180,8 +180,17 @@ impl Builder<'_> {
                 mount: self.mount(&raw.mount, at),
                 role: owned(&raw.role),
                 header_value: owned(&raw.header_value),
+                region: self.region(&raw.region, at),
             },
         }
+    }
+
+    fn region(&mut self, raw: &Slot<Text>, at: &str) -> Option<AwsRegion> {
+        let region = owned(raw)?;
+        if region.is_empty() || !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            self.d.fault(raw.place(), format!("{at}: region is one of AWS's (eu-west-1), or auto"));
+        }
+        Some(if region == "auto" { AwsRegion::Auto } else { AwsRegion::Named(region) })
     }
 
     /// VAULT_TOKEN.

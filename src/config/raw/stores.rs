@@ -167,6 +167,9 @@ record! {
         role: Option<Text>,
         /// Value of X-Vault-AWS-IAM-Server-ID, where the server asks for it.
         header_value: Option<Text>,
+        /// Region of STS, as the server expects it; by default us-east-1 and the global endpoint, as `vault login` has it.
+        /// `auto`: AWS_REGION, the profile's, the instance's own.
+        region: Option<Text>,
     }
 }
 

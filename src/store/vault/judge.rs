@@ -43,9 +43,10 @@ fn leaderless(answer: &Answer) -> bool {
 }
 
 /// What happened and what to do, for an answer that is no success.
-pub(super) fn explain(answer: &Answer) -> (StoreErrorKind, String, &'static str) {
+fn explain(answer: &Answer, secrets: &[SecretBytes]) -> (StoreErrorKind, String, &'static str) {
     use StoreErrorKind::{Denied, Malformed, Missing, Unavailable};
-    let errors = answer.errors();
+    // Before it is shortened: half a secret would not be found.
+    let errors = redacted(answer.errors(), secrets);
     let said = |text: &str| if errors.is_empty() { text.to_owned() } else { format!("{text} ({})", tidy(&errors)) };
     let (kind, what, todo) = match answer.status {
         200..=299 => {
@@ -109,7 +110,7 @@ fn redacted(mut text: String, secrets: &[SecretBytes]) -> String {
 
 /// The error of an answer: `store NAME, PATH: what; what to do`.
 pub(super) fn refused(store: &str, call: &Call, answer: &Answer) -> StoreError {
-    let (kind, what, todo) = explain(answer);
+    let (kind, what, todo) = explain(answer, &call.secrets);
     let message = redacted(format!("store {store}, {}: {what}; {todo}", call.path), &call.secrets);
     StoreError { kind, message, retry_after: answer.retry_after }
 }
@@ -186,5 +187,9 @@ mod tests {
         let answer = answer(400, r#"{"errors":["no such id the-secret-id\u0007"]}"#);
         let message = refused("v", &call, &answer).message;
         assert!(message.contains("no such id ***") && !message.contains('\u{7}'), "{message}");
+        // AWS's refusals echo the whole request: what is cut off there is not half a secret.
+        let long = format!(r#"{{"errors":["{}the-secret-id"]}}"#, "x".repeat(293));
+        let message = refused("v", &call, &self::answer(400, &long)).message;
+        assert!(message.contains("xxx") && !message.contains("the-"), "{message}");
     }
 }

@@ -9,6 +9,7 @@ use vaultrs::api::sys::requests::WrappingLookupRequest;
 
 use super::call::{Answer, Call};
 use super::credentials;
+use super::iam::{self, Iam};
 use super::judge;
 use super::saved::Unwrapped;
 use super::server::Server;
@@ -111,8 +112,9 @@ pub(super) async fn login(
             };
             call(server, &request, &[&password])?
         }
-        VaultAuth::AwsIam { .. } => {
-            return Err(judge::error(store, "login", StoreErrorKind::NotBuilt, "auth of type aws is not built yet"));
+        VaultAuth::AwsIam { mount, role, header_value, region } => {
+            let (role, header_value) = (role.as_deref(), header_value.as_deref());
+            iam::request(server, &Iam { mount, role, header_value, region: region.as_ref() }).await?
         }
     };
     let known: Vec<_> = request.secrets.iter().map(|secret| (server.senses.learn)(secret)).collect();
@@ -130,7 +132,9 @@ fn entered(server: &Server, call: &Call, answer: &Answer) -> Result<Entered, Sto
     if !answer.is_success() {
         let refused = judge::refused(&server.name, call, answer);
         let what = refused.message.rsplit_once("; ").map_or(refused.message.as_str(), |(what, _)| what);
-        let message = format!("{what}; login refused: look at the credentials, the role and the mount of this login");
+        let todo = iam::advice(&answer.errors());
+        let todo = todo.unwrap_or("look at the credentials, the role and the mount of this login");
+        let message = format!("{what}; login refused: {todo}");
         return Err(StoreError { kind: StoreErrorKind::Denied, message, retry_after: None });
     }
     let auth = &answer.json()["auth"];
@@ -146,12 +150,14 @@ fn entered(server: &Server, call: &Call, answer: &Answer) -> Result<Entered, Sto
 }
 
 /// Unwraps the secret id in the file: looks first whether the wrapping token is still whole and what it should be, since
-/// unwrapping spends it. What was unwrapped before from the same token is taken again.
+/// unwrapping spends it. What was unwrapped before from the same token is taken again. `may_spend`: what is unwrapped is
+/// not lost when this process ends.
 pub(super) async fn unwrap(
     server: &Server,
     key: &Key,
     auth: &VaultAuth,
     before: Option<&Unwrapped>,
+    may_spend: bool,
 ) -> Result<Option<Unwrapped>, StoreError> {
     let VaultAuth::AppRole { mount, secret_id_file: Some(file), wrapped: true, .. } = auth else { return Ok(None) };
     let wrapping = credentials::word(&server.name, file, "wrapping token").await?;
@@ -177,6 +183,14 @@ pub(super) async fn unwrap(
         let text = format!(
             "the token in {} wraps something that was not made by auth/{mount}/role/NAME/secret-id: it is not used; find out \
              who put it there",
+            file.display()
+        );
+        return Err(server.error(&look, StoreErrorKind::Denied, text));
+    }
+    if !may_spend {
+        let text = format!(
+            "the wrapping token in {} is good, and is left alone: it can be spent once, and this command keeps nothing; the \
+             agent logs in with it when it starts (run, or render --once)",
             file.display()
         );
         return Err(server.error(&look, StoreErrorKind::Denied, text));

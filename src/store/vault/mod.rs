@@ -5,7 +5,7 @@
 //! | `transport`, `tls` | HTTP over TCP or a Unix socket: rustify's `Client`, which tests put another in place of |
 //! | `call`, `judge`, `server` | a request, what its answer means, the two through the gate |
 //! | `gate`, `flight` | requests in flight, a token bucket, `Retry-After`, the circuit; equal reads shared |
-//! | `session`, `tend`, `login`, `given`, `credentials`, `token`, `owners`, `saved`, `ask` | the token: got, renewed, replaced, kept; whose leases are whose |
+//! | `session`, `tend`, `login`, `iam`, `given`, `credentials`, `token`, `owners`, `saved`, `ask` | the token: got, renewed, replaced, kept; whose leases are whose |
 //! | `reader`, `mount`, `answers`, `versioned`, `kv2`, `json` | from a path to a reading |
 //! | `leases` | renew, look up, revoke |
 //! | `access` | what policy allows, and the smallest one that is needed |
@@ -20,6 +20,7 @@ mod credentials;
 mod flight;
 mod gate;
 mod given;
+mod iam;
 mod json;
 mod judge;
 mod kv2;
@@ -54,7 +55,7 @@ use self::transport::Wire;
 use crate::config::model::{Locator, StoreName, VaultStore as Config};
 use crate::digest::Key;
 use crate::secret::{Again, Lease, Reading, SecretBytes};
-use crate::store::{Access, Store, StoreError, StoreErrorKind};
+use crate::store::{Access, Keep, Store, StoreError, StoreErrorKind};
 
 /// A Vault or OpenBao server as a store. See the module's documentation.
 pub struct VaultStore {
@@ -202,6 +203,10 @@ impl Store for VaultStore {
 
     fn resume(&self, session: &SecretBytes) {
         self.reader.session.resume(session);
+    }
+
+    fn kept_by(&self, keep: Keep) {
+        self.reader.session.kept_by(keep);
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {

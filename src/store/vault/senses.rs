@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::aws_identity::Identity;
 use crate::secret::SecretBytes;
 
 /// Keeps a secret known for as long as it lives.
@@ -20,6 +21,8 @@ pub struct Senses {
     pub dice: Arc<dyn Fn() -> f64 + Send + Sync>,
     /// Learns a secret that is in no reading (a token, a secret id); it is known until the answer is dropped.
     pub learn: Arc<dyn Fn(&SecretBytes) -> Known + Send + Sync>,
+    /// Who this is to AWS. Asked by no other login than its own.
+    pub aws: Arc<Identity>,
     /// Where the CLI's `.vault-token` lies.
     pub home: Option<PathBuf>,
 }

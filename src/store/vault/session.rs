@@ -20,9 +20,10 @@ use super::token::{Grant, Life};
 use super::{credentials, given};
 use crate::config::model::VaultAuth;
 use crate::digest::Key;
+use crate::failpoint;
 use crate::schedule::Backoff;
 use crate::secret::SecretBytes;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{Keep, StoreError, StoreErrorKind};
 
 /// A token that was looked up within this is not looked up again.
 const LOOKED: Duration = Duration::from_secs(2);
@@ -69,6 +70,8 @@ pub(super) struct State {
     dead: Option<SecretBytes>,
     /// Tokens of this login may not look themselves up: a denial says nothing of the token.
     ambiguous: bool,
+    /// See [`crate::store::Store::kept_by`].
+    keep: Option<Keep>,
 }
 
 /// What the server says when a token looks itself up.
@@ -210,8 +213,13 @@ impl Session {
                 }
             }
         }
-        let before = self.state().unwrapped.clone();
-        let unwrapped = login::unwrap(&self.server, &self.key, &self.auth, before.as_ref()).await?;
+        let (before, keep) = {
+            let state = self.state();
+            (state.unwrapped.clone(), state.keep.clone())
+        };
+        let may_spend = !matches!(keep, Some(Keep::Never));
+        let unwrapped = login::unwrap(&self.server, &self.key, &self.auth, before.as_ref(), may_spend).await?;
+        let fresh = unwrapped != before;
         let secret_id = unwrapped.as_ref().map(|unwrapped| SecretBytes::from(unwrapped.secret_id.as_str()));
         {
             // Kept before it is used: whatever becomes of the login, the wrapping token is spent.
@@ -219,7 +227,13 @@ impl Session {
             state._secret_id = secret_id.as_ref().map(|id| (self.server.senses.learn)(id));
             state.unwrapped = unwrapped;
         }
-        self.moved();
+        if fresh {
+            self.moved();
+            if let Some(Keep::Now(keep)) = keep {
+                keep().await;
+            }
+            failpoint::hit("session.unwrapped");
+        }
         let entered = login::login(&self.server, &self.auth, secret_id.as_ref()).await?;
         Ok((entered, true, None))
     }
@@ -352,6 +366,11 @@ impl Session {
         state.resumed = saved.token.filter(|_| !given::is_given(&self.auth));
         state.unwrapped = saved.unwrapped;
         state.owners = Owners::resume(saved.ends, saved.leases, now, wall);
+    }
+
+    /// See [`crate::store::Store::kept_by`].
+    pub fn kept_by(&self, keep: Keep) {
+        self.state().keep = Some(keep);
     }
 
     /// See [`crate::store::Store::close`].

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::approle::AppRole;
@@ -184,7 +187,8 @@ impl Logins {
         }
     }
 
-    /// The shape of a signed `sts:GetCallerIdentity`; its signature is not checked, its access key stands for the caller.
+    /// The shape and age of a signed `sts:GetCallerIdentity`; its signature is not checked, its access key stands for the
+    /// caller. STS's clock is ahead by the role's `fake_sts_ahead` seconds.
     fn aws(&self, call: &Call<'_>) -> Answer {
         let decoded = |key: &str| {
             let bytes = BASE64_STANDARD.decode(text(call.body, key)).ok()?;
@@ -215,6 +219,17 @@ impl Logins {
         if !authorization.starts_with("AWS4-HMAC-SHA256 Credential=") || header("x-amz-date").is_none() {
             return refuse(400, "iam_request_headers are not signed");
         }
+        let ahead = number(role, "fake_sts_ahead").unwrap_or(0);
+        let sts = call.now + Duration::from_secs(ahead);
+        if let Err(why) = fresh(&header("x-amz-date").unwrap_or_default(), sts) {
+            let code = "<Code>SignatureDoesNotMatch</Code>";
+            return refuse(
+                400,
+                &format!(
+                    "error making upstream request: received error code 403 from STS: <Error>{code}<Message>{why}</Message></Error>"
+                ),
+            );
+        }
         let wanted = text(&self.config, "iam_server_id_header_value");
         if !wanted.is_empty() {
             let signed = authorization.to_ascii_lowercase().contains("x-vault-aws-iam-server-id");
@@ -227,6 +242,19 @@ impl Logins {
             return refuse(403, "IAM principal does not belong to the role");
         }
         Ok(Reply::Auth(grant(role, &format!("aws-{name}"))))
+    }
+}
+
+/// AWS takes a signature for 15 minutes, before and after.
+fn fresh(date: &str, now: Timestamp) -> Result<(), String> {
+    let made =
+        jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", date).and_then(|at| at.to_zoned(jiff::tz::TimeZone::UTC));
+    let Ok(made) = made.map(|at| at.timestamp()) else { return Err(format!("Date must be in ISO-8601, not {date}")) };
+    let age = now.as_second() - made.as_second();
+    match age {
+        901.. => Err(format!("Signature expired: {date} is now earlier than {now} (15 min.)")),
+        ..=-901 => Err(format!("Signature not yet current: {date} is still later than {now} (15 min.)")),
+        _ => Ok(()),
     }
 }
 
