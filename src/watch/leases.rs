@@ -23,6 +23,8 @@ use crate::store::{StoreError, StoreErrorKind};
 /// A reading by name and version.
 pub(super) type Key = (SecretName, Version);
 
+/// How many times less often a lease is looked up where that was denied.
+const DENIED: u32 = 10;
 /// Between attempts that fail.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A renewal that grants less than this part of the first grant is the last: the lease nears its longest life.
@@ -56,8 +58,6 @@ pub(super) struct Held {
     answered: Instant,
     /// A request about it is in flight.
     busy: bool,
-    /// Looking it up is not allowed.
-    blind: bool,
     doomed: bool,
     renew_at: Option<Instant>,
     look_at: Option<Instant>,
@@ -156,7 +156,6 @@ impl Held {
             last: false,
             answered: now.mono,
             busy: false,
-            blind: false,
             doomed: false,
             renew_at: None,
             look_at: None,
@@ -218,7 +217,7 @@ impl Held {
     }
 
     fn look_after(&mut self, every: Duration, now: Instant, die: f64) {
-        let wanted = self.lease.is_some() && !self.blind && !every.is_zero();
+        let wanted = self.lease.is_some() && !every.is_zero();
         self.look_at = wanted.then(|| now + every.mul_f64(0.9 + die / 10.0));
     }
 }
@@ -422,9 +421,9 @@ impl Held {
                     return Means::Moved;
                 }
             }
+            // Policies change, and so do tokens: it is asked again, but seldom.
             Err(error) if error.kind == StoreErrorKind::Denied => {
-                self.blind = true;
-                self.look_at = None;
+                self.look_after(every.saturating_mul(DENIED), now.mono, die);
             }
             Err(error) => {
                 let pause = self.backoff.fail(die, error.retry_after).max(every.mul_f64(0.9));
