@@ -91,6 +91,9 @@ pub trait Store: Send + Sync {
     /// (else it is ignored) and still lives; to be called before anything else.
     fn resume(&self, _session: &SecretBytes) {}
 
+    /// Nothing of this life will be kept: what serves only once (a wrapping token) is left to who comes after.
+    fn spare(&self) {}
+
     /// What this identity may do of what these secrets need, asked without reading them, and the policy that they need.
     /// None: the store has no policies that it could be asked about.
     fn access<'a>(&'a self, _locators: &'a [&'a Locator]) -> BoxFuture<'a, Result<Option<Access>, StoreError>> {

@@ -36,6 +36,9 @@ impl Holding {
                 store.resume(session);
             }
         }
+        if !remember {
+            stores.values().for_each(|store| store.spare());
+        }
         let mut leases = Leases::default();
         for (key, held) in found.held {
             let users = uses.iter().filter(|(_, used)| used.contains(&key.0)).map(|(target, _)| Arc::clone(target));

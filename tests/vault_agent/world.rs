@@ -319,19 +319,9 @@ impl World {
     pub fn accessor(&self) -> String {
         let log = self.agent.log();
         let line = log.lines().rfind(|line| line.contains("session begun")).expect("a session has begun");
-        let accessor = line.split("accessor=").nth(1).unwrap().split_whitespace().next().unwrap();
-        accessor.trim_matches('"').to_owned()
-    }
-
-    /// The accessor of a token of the agent's, whatever the log's format.
-    pub fn any_accessor(&self) -> String {
-        let keys = self.vault.on(async |s| s.call("LIST", "auth/token/accessors", Value::Null).await.at("/data/keys"));
-        let ours = |accessor: &&Value| {
-            let body = json!({"accessor": accessor});
-            let token = self.vault.on(async |s| s.call("POST", "auth/token/lookup-accessor", body).await);
-            token.at("/data/path").as_str().is_some_and(|path| path.ends_with("/login"))
-        };
-        keys.as_array().unwrap().iter().find(ours).and_then(Value::as_str).unwrap().to_owned()
+        // In a log of text, or of JSON.
+        let rest = line.split("accessor").nth(1).unwrap().trim_start_matches(['=', '"', ':']);
+        rest.split([' ', '"']).next().unwrap().to_owned()
     }
 
     /// Reads a secret anew, by its name.

@@ -152,6 +152,7 @@ pub(super) async fn unwrap(
     key: &Key,
     auth: &VaultAuth,
     before: Option<&Unwrapped>,
+    spare: bool,
 ) -> Result<Option<Unwrapped>, StoreError> {
     let VaultAuth::AppRole { mount, secret_id_file: Some(file), wrapped: true, .. } = auth else { return Ok(None) };
     let wrapping = credentials::word(&server.name, file, "wrapping token").await?;
@@ -177,6 +178,13 @@ pub(super) async fn unwrap(
         let text = format!(
             "the token in {} wraps something that was not made by auth/{mount}/role/NAME/secret-id: it is not used; find out \
              who put it there",
+            file.display()
+        );
+        return Err(server.error(&look, StoreErrorKind::Denied, text));
+    }
+    if spare {
+        let text = format!(
+            "the wrapping token in {} is good, serves only once, and is left to the agent: what it opens is not looked at",
             file.display()
         );
         return Err(server.error(&look, StoreErrorKind::Denied, text));

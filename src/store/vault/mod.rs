@@ -204,6 +204,10 @@ impl Store for VaultStore {
         self.reader.session.resume(session);
     }
 
+    fn spare(&self) {
+        self.reader.session.spare();
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.reader.session.close())
     }

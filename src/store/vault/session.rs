@@ -1,7 +1,7 @@
 //! The session: one token at a time, got by one login at a time, renewed, replaced before its end, told apart from a
 //! denial when it is dead, and kept over a restart.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,9 +24,6 @@ use crate::schedule::Backoff;
 use crate::secret::SecretBytes;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// A token that was looked up within this is not looked up again.
-const LOOKED: Duration = Duration::from_secs(2);
-
 /// A token in use.
 pub(super) struct Token {
     pub value: SecretBytes,
@@ -48,6 +45,8 @@ pub(super) struct Session {
     state: Mutex<State>,
     /// See [`crate::store::Store::session_revision`].
     revision: AtomicU64,
+    /// See [`crate::store::Store::spare`].
+    sparing: AtomicBool,
     /// One login, renewal or look-up at a time.
     pub(super) entering: tokio::sync::Mutex<()>,
 }
@@ -90,12 +89,27 @@ impl Session {
     pub fn new(server: Arc<Server>, auth: VaultAuth, key: Key, of: String) -> Self {
         let (origin, state) = (Instant::now(), Mutex::default());
         let revision = AtomicU64::new(0);
-        Self { server, auth, key, of, origin, state, revision, entering: tokio::sync::Mutex::default() }
+        Self {
+            server,
+            auth,
+            key,
+            of,
+            origin,
+            state,
+            revision,
+            sparing: AtomicBool::new(false),
+            entering: tokio::sync::Mutex::default(),
+        }
     }
 
     /// See [`crate::store::Store::session_revision`].
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Relaxed)
+    }
+
+    /// See [`crate::store::Store::spare`].
+    pub fn spare(&self) {
+        self.sparing.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn moved(&self) {
@@ -211,7 +225,9 @@ impl Session {
             }
         }
         let before = self.state().unwrapped.clone();
-        let unwrapped = login::unwrap(&self.server, &self.key, &self.auth, before.as_ref()).await?;
+        let unwrapped =
+            login::unwrap(&self.server, &self.key, &self.auth, before.as_ref(), self.sparing.load(Ordering::Relaxed))
+                .await?;
         let secret_id = unwrapped.as_ref().map(|unwrapped| SecretBytes::from(unwrapped.secret_id.as_str()));
         {
             // Kept before it is used: whatever becomes of the login, the wrapping token is spent.
@@ -275,12 +291,13 @@ impl Session {
 
     /// After a 403: whether this token still lives, so that it is a denial. Where it is dead, the next [`Session::token`]
     /// gets another. `repeated`: the token is fresh from a login that the first 403 cost, so that it cannot be dead.
-    pub async fn lives(&self, token: &Arc<Token>, repeated: bool) -> Result<bool, StoreError> {
+    /// `asked`: when the request was begun that was answered with it; what was found out since then counts.
+    pub async fn lives(&self, token: &Arc<Token>, repeated: bool, asked: Duration) -> Result<bool, StoreError> {
         let _one = self.entering.lock().await;
-        let (now, is_current, looked, ambiguous) = {
+        let (is_current, looked, ambiguous) = {
             let state = self.state();
             let is_current = state.current.as_ref().is_some_and(|(current, _)| Arc::ptr_eq(current, token));
-            (self.now(), is_current, state.alive_at, state.ambiguous)
+            (is_current, state.alive_at, state.ambiguous)
         };
         if !is_current {
             return Ok(false);
@@ -292,7 +309,7 @@ impl Session {
             self.forget(token, false);
             return Ok(false);
         }
-        if looked.is_some_and(|at| now.saturating_sub(at) < LOOKED) {
+        if looked.is_some_and(|at| at >= asked) {
             return Ok(true);
         }
         let look = self.look(&token.value).await?;
