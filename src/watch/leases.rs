@@ -191,7 +191,10 @@ impl Held {
         self.renew_at = None;
         let Some(lease) = &self.lease else {
             let ends = self.ends?;
-            return Some(now + schedule::replace_after(ends.mono.saturating_duration_since(now), die));
+            let left = ends.mono.saturating_duration_since(now);
+            // Of its whole life: a restart does not begin it anew.
+            let whole = Duration::try_from(ends.wall.duration_since(self.made)).unwrap_or_default().max(left);
+            return Some(now + schedule::replace_after(whole, die).saturating_sub(whole - left));
         };
         self.ends?;
         let lease = Lease { renewable: lease.renewable && !self.last, ..lease.clone() };
@@ -444,3 +447,7 @@ impl Held {
 fn ends(lease: &Lease, now: Now) -> Option<Now> {
     (!lease.duration.is_zero()).then(|| Now { wall: later(now.wall, lease.duration), mono: now.mono + lease.duration })
 }
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;
