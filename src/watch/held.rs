@@ -14,6 +14,8 @@ use crate::schedule::{self, Backoff, LeaseAction};
 use crate::secret::{Lease, Reading};
 use crate::store::{StoreError, StoreErrorKind};
 
+/// How many times less often a lease is looked up where that was denied.
+const DENIED: u32 = 10;
 /// Between attempts that fail.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A renewal that grants less than this part of the first grant is the last: the lease nears its longest life.
@@ -47,8 +49,6 @@ pub(super) struct Held {
     answered: Instant,
     /// A request about it is in flight.
     pub(super) busy: bool,
-    /// Looking it up is not allowed.
-    blind: bool,
     /// When it is looked up was spread out already.
     spread: bool,
     /// What failed was told.
@@ -106,7 +106,6 @@ impl Held {
             last: false,
             answered: now.mono,
             busy: false,
-            blind: false,
             spread: false,
             said: false,
             doomed: false,
@@ -144,7 +143,10 @@ impl Held {
         self.renew_at = None;
         let Some(lease) = &self.lease else {
             let ends = self.ends?;
-            return Some(now + schedule::replace_after(ends.mono.saturating_duration_since(now), die));
+            let left = ends.mono.saturating_duration_since(now);
+            // Of its whole life: a restart does not begin it anew.
+            let whole = Duration::try_from(ends.wall.duration_since(self.made)).unwrap_or_default().max(left);
+            return Some(now + schedule::replace_after(whole, die).saturating_sub(whole - left));
         };
         self.ends?;
         let lease = Lease { renewable: lease.renewable && !self.last, ..lease.clone() };
@@ -170,7 +172,7 @@ impl Held {
     }
 
     pub(super) fn look_after(&mut self, every: Duration, now: Instant, die: f64) {
-        let wanted = self.lease.is_some() && !self.blind && !every.is_zero();
+        let wanted = self.lease.is_some() && !every.is_zero();
         let pause = match std::mem::replace(&mut self.spread, true) {
             true => every.mul_f64(0.9 + die / 10.0),
             false => schedule::first_after(every, die),
@@ -225,9 +227,9 @@ impl Held {
                     return Means::Moved;
                 }
             }
+            // Policies change, and so do tokens: it is asked again, but seldom.
             Err(error) if error.kind == StoreErrorKind::Denied => {
-                self.blind = true;
-                self.look_at = None;
+                self.look_after(every.saturating_mul(DENIED), now.mono, die);
             }
             Err(error) => {
                 let pause = self.backoff.fail(die, error.retry_after).max(every.mul_f64(0.9));

@@ -7,8 +7,11 @@ mod agent;
 #[path = "../support/vault/mod.rs"]
 mod vault;
 
+#[path = "../leaks/canary.rs"]
+mod canary;
 mod changes;
 mod kills;
+mod leaks;
 mod leases;
 mod outages;
 mod restarts;

@@ -155,3 +155,31 @@ fn leases_of_a_token_that_lives_on_are_not_minted_anew_when_another_dies() {
         assert_eq!(world.vault.minted(), minted.map(|minted| minted + 1));
     });
 }
+
+#[test]
+fn a_token_that_dies_is_found_out_each_time_also_beside_a_path_that_policy_denies() {
+    each(|vault| {
+        let kv = vault.on(async |s| {
+            let kv = s.kv(2).await;
+            s.put(&kv, "app", json!({"key": "of-1"})).await;
+            kv
+        });
+        let secrets = json!({
+            "kv": {"store": "vault", "path": format!("{kv}/app"), "poll": "1h"},
+            "forbidden": {"store": "vault", "path": format!("{kv}/forbidden"), "poll": "1h"},
+        });
+        let mut setup = Setup::new(secrets, "{{ secrets.kv.key }}\n");
+        let other = json!({"files": [{"path": "out/other", "inline": "{{ secrets.forbidden.key }}"}]});
+        setup.rest = json!({"targets": {"other": other}});
+        let world = World::started(vault, &setup);
+        for round in 1..=3 {
+            let token = world.accessor();
+            world.vault.on(async |s| s.revoke_accessor(&token).await);
+            // What is denied either way is the first to meet the dead token.
+            let (code, out, err) = world.agent.call(&["refresh", "forbidden"]);
+            assert_ne!(code, 0, "{out}{err}");
+            world.refresh("kv");
+            assert_ne!(world.accessor(), token, "round {round}");
+        }
+    });
+}

@@ -67,7 +67,9 @@ impl Vault {
             let policy = unique("policy");
             s.policy(
                 &policy,
-                "path \"*\" { capabilities = [\"create\", \"read\", \"update\", \"delete\", \"list\", \"sudo\"] }",
+                "path \"*\" { capabilities = [\"create\", \"read\", \"update\", \"delete\", \"list\", \"sudo\"] }\n\
+                 path \"+/data/forbidden\" { capabilities = [\"deny\"] }\n\
+                 path \"+/metadata/forbidden\" { capabilities = [\"deny\"] }",
             )
             .await;
             let mount = s.approle(json!({"token_policies": [policy], "token_ttl": "1h", "token_max_ttl": "4h"})).await;
@@ -122,6 +124,8 @@ pub struct Setup {
     pub conf: String,
     pub store: Value,
     pub target: Value,
+    /// What else the config holds; targets beside `app`.
+    pub rest: Value,
     /// Whether what is kept is sealed.
     pub key: bool,
     /// Whether the folder is in memory.
@@ -130,8 +134,8 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(secrets: Value, conf: &str) -> Setup {
-        let (store, target) = (json!({}), json!({}));
-        Setup { secrets, conf: conf.to_owned(), store, target, key: true, memory: false }
+        let (store, target, rest) = (json!({}), json!({}), json!({}));
+        Setup { secrets, conf: conf.to_owned(), store, target, rest, key: true, memory: false }
     }
 
     /// Credentials of a database role.
@@ -157,16 +161,21 @@ test ! -e hold || exit 2
 test ! -e accept || grep -qxF -e "$name" accept || exit 3
 "#;
 
+/// Puts what is said over what is there; objects in objects are merged, too, where they are of one type.
 fn merge(into: &mut Value, with: &Value) {
     for (name, value) in with.as_object().unwrap() {
-        into[name] = value.clone();
+        let other = value.get("type").is_some_and(|kind| *kind != into[name]["type"]);
+        match into[name].is_object() && value.is_object() && !other {
+            true => merge(&mut into[name], value),
+            false => into[name] = value.clone(),
+        }
     }
 }
 
 impl World {
     /// Writes everything, and starts nothing.
     pub fn new(vault: Vault, setup: &Setup) -> World {
-        let login = vault.login();
+        let mut login = vault.login();
         let mut agent = Agent::new("", "");
         let memory = setup.memory.then(|| tempfile::tempdir_in("/dev/shm").unwrap());
         if let Some(memory) = &memory {
@@ -180,6 +189,9 @@ impl World {
                 "secret_id_file": "secret_id"},
         });
         merge(&mut store, &setup.store);
+        if store["auth"]["wrapped"] == true {
+            login.secret_id = vault.on(async |s| s.wrapped_secret_id(&login.mount, "10m").await);
+        }
         let mut target = json!({
             "settle": {"min": "10ms", "max": "100ms"},
             "files": [{"path": "out/conf", "inline": setup.conf}],
@@ -187,12 +199,11 @@ impl World {
             "health": {"type": "command", "run": ["sh", "well"], "interval": "20ms", "timeout": "20s", "within": "50s",
                 "successes": 1},
         });
-        for (name, with) in setup.target.as_object().unwrap() {
-            if target[name].is_object() { merge(&mut target[name], with) } else { target[name] = with.clone() }
-        }
+        merge(&mut target, &setup.target);
         let mut config = json!({
             "state_dir": "state", "stores": {"vault": store}, "secrets": setup.secrets, "targets": {"app": target},
         });
+        merge(&mut config, &setup.rest);
         if setup.key {
             agent.state_key();
             config["state_key"] = json!({"file": "state.key"});
@@ -308,8 +319,9 @@ impl World {
     pub fn accessor(&self) -> String {
         let log = self.agent.log();
         let line = log.lines().rfind(|line| line.contains("session begun")).expect("a session has begun");
-        let accessor = line.split("accessor=").nth(1).unwrap().split_whitespace().next().unwrap();
-        accessor.trim_matches('"').to_owned()
+        // In a log of text, or of JSON.
+        let rest = line.split("accessor").nth(1).unwrap().trim_start_matches(['=', '"', ':']);
+        rest.split([' ', '"']).next().unwrap().to_owned()
     }
 
     /// Reads a secret anew, by its name.

@@ -29,6 +29,7 @@ fn store(server: &dyn VaultServer, auth: VaultAuth) -> VaultStore {
         clock: Arc::new(jiff::Timestamp::now),
         dice: Arc::new(|| 0.5),
         learn: Arc::new(|_| Box::new(())),
+        aws: Arc::new(leasehold::aws_identity::Identity::chain()),
         home: None,
     };
     VaultStore::new("v".into(), &config, Key::new(b"test"), senses)

@@ -24,12 +24,13 @@ impl Session {
             let token = self.token().await?;
             let mut hiding = call.clone();
             hiding.secrets.push(token.value.clone());
+            let asked = self.now();
             let answer = self.server.ask(&hiding, Some(&token.value)).await?;
             if answer.status != 403 {
                 log_warnings(&self.server.name, &call.path, &answer);
                 return Ok(Told { answer, owner: token.owner.clone() });
             }
-            if self.lives(&token, repeated).await? || repeated {
+            if self.lives(&token, repeated, asked).await? || repeated {
                 return Err(self.denied(&hiding, &answer));
             }
             repeated = true;

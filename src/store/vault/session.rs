@@ -25,9 +25,6 @@ use crate::schedule::Backoff;
 use crate::secret::SecretBytes;
 use crate::store::{Keep, StoreError, StoreErrorKind};
 
-/// A token that was looked up within this is not looked up again.
-const LOOKED: Duration = Duration::from_secs(2);
-
 /// A token in use.
 pub(super) struct Token {
     pub value: SecretBytes,
@@ -289,12 +286,13 @@ impl Session {
 
     /// After a 403: whether this token still lives, so that it is a denial. Where it is dead, the next [`Session::token`]
     /// gets another. `repeated`: the token is fresh from a login that the first 403 cost, so that it cannot be dead.
-    pub async fn lives(&self, token: &Arc<Token>, repeated: bool) -> Result<bool, StoreError> {
+    /// `asked`: when the request was begun that was answered with it; what was found out since then counts.
+    pub async fn lives(&self, token: &Arc<Token>, repeated: bool, asked: Duration) -> Result<bool, StoreError> {
         let _one = self.entering.lock().await;
-        let (now, is_current, looked, ambiguous) = {
+        let (is_current, looked, ambiguous) = {
             let state = self.state();
             let is_current = state.current.as_ref().is_some_and(|(current, _)| Arc::ptr_eq(current, token));
-            (self.now(), is_current, state.alive_at, state.ambiguous)
+            (is_current, state.alive_at, state.ambiguous)
         };
         if !is_current {
             return Ok(false);
@@ -306,7 +304,7 @@ impl Session {
             self.forget(token, false);
             return Ok(false);
         }
-        if looked.is_some_and(|at| now.saturating_sub(at) < LOOKED) {
+        if looked.is_some_and(|at| at >= asked) {
             return Ok(true);
         }
         let look = self.look(&token.value).await?;

@@ -46,6 +46,8 @@ struct Inner {
     clock: Clock,
     faults: Faults,
     counts: Counts,
+    /// Every answer, where a test wants to know what secrets it gave away.
+    answers: Mutex<Option<Vec<serde_json::Value>>>,
 }
 
 impl Fake {
@@ -59,7 +61,7 @@ impl Fake {
         let mut state = State::new(random);
         state.root_token(ROOT, clock.now());
         let (faults, counts) = (Faults::default(), Counts::default());
-        Fake(Arc::new(Inner { state: Mutex::new(state), clock, faults, counts }))
+        Fake(Arc::new(Inner { state: Mutex::new(state), clock, faults, counts, answers: Mutex::default() }))
     }
 
     pub fn clock(&self) -> &Clock {
@@ -93,6 +95,9 @@ impl Fake {
         };
         let response = fault.map_or_else(|| response.clone(), |fault| fault.spoil(response.clone()));
         self.0.counts.answered(noted, response.status);
+        if let Some(answers) = &mut *self.0.answers.lock().unwrap() {
+            answers.push(response.value());
+        }
         response
     }
 
@@ -117,6 +122,11 @@ impl Fake {
         let method = request.method.to_ascii_uppercase();
         let kind = counts::kind(&method, path, mints);
         Asked { at, method, path: format!("{namespace}{path}"), kind, status: 0 }
+    }
+
+    /// Every answer from the first call of this on, as JSON.
+    pub fn answers(&self) -> Vec<serde_json::Value> {
+        self.0.answers.lock().unwrap().get_or_insert_default().clone()
     }
 
     /// Seals or unseals it (a dev server can only be sealed).
