@@ -80,6 +80,7 @@ impl Agent {
         let config = config(plan, folder);
         let StoreConfig::Vault(vault) = &config.stores["vault"] else { panic!("a store of Vault") };
         let senses = Senses {
+            aws: Arc::new(leasehold::aws_identity::Identity::chain()),
             clock: Arc::clone(&clock),
             dice: Arc::clone(&roll),
             learn: Arc::new(|_| Box::new(())),
