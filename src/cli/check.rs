@@ -35,7 +35,11 @@ pub(super) fn run(arguments: &Check, context: &Context) -> Result<u8, Failure> {
             0 => format!("{file}: sound{doubts}\n"),
             number => format!("{file}: {}{doubts}\n", count(number, "fault")),
         };
-        print(&mask::mask(&verdict))?;
+        let mut text = verdict;
+        for (store, policy) in &report.policies {
+            text.push_str(&format!("\nstore {store}, the smallest policy that this config needs:\n\n{policy}\n"));
+        }
+        print(&mask::mask(&text))?;
     }
     Ok(report.exit_code())
 }

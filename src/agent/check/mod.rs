@@ -31,7 +31,9 @@ pub async fn check(file: &Path, offline: bool, env: &dyn Fn(&str) -> Option<Stri
     let Some(scratch) = scratch_key(file, &mut report) else { return report };
     let prepared = match prepare(file, &[], &scratch, env) {
         Ok(prepared) => prepared,
-        Err(faulty) => return Report { faults: faulty.problems, warnings: faulty.warnings, checked: Vec::new() },
+        Err(faulty) => {
+            return Report { faults: faulty.problems, warnings: faulty.warnings, ..Report::default() };
+        }
     };
     let key = state_dir(&prepared, offline, &mut report).unwrap_or(scratch);
     let keeping = keeping(&prepared, offline, &mut report);

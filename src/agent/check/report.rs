@@ -1,5 +1,6 @@
 //! What a check found, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::json;
@@ -16,6 +17,8 @@ pub struct Report {
     pub warnings: Vec<Fault>,
     /// What was looked at and is good, or was left out on purpose.
     pub checked: Vec<String>,
+    /// The smallest policy that this config needs, by the store that has policies, in its own language.
+    pub policies: BTreeMap<String, String>,
 }
 
 impl Report {
@@ -31,6 +34,7 @@ impl Report {
             "faults": self.faults.iter().map(Problem::json).collect::<Vec<_>>(),
             "warnings": self.warnings.iter().map(fault_json).collect::<Vec<_>>(),
             "checked": self.checked,
+            "policies": self.policies,
         })
     }
 

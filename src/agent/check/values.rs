@@ -66,7 +66,7 @@ async fn policies(prepared: &Prepared, reader: &Reader, report: &mut Report) {
                     report.warning(loaded.fault(&key, format!("{key}: policy does not allow {lacking}"), None));
                 }
                 let policy = access.policy.trim_end();
-                report.checked.push(format!("store {name}: the smallest policy for this config is\n{policy}"));
+                report.policies.insert(name.to_string(), policy.to_owned());
             }
             // Why it cannot be read was told already.
             Err(error) => tracing::debug!(store = %name, "cannot ask for capabilities: {}", mask(&error.message)),
