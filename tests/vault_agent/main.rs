@@ -7,7 +7,7 @@ mod agent;
 #[path = "../support/vault/mod.rs"]
 mod vault;
 
-#[allow(dead_code, reason = "every test uses its own part")]
+#[allow(dead_code, reason = "`tests/leaks` uses the rest")]
 #[path = "../leaks/canary.rs"]
 mod canary;
 mod changes;
