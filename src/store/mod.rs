@@ -102,7 +102,8 @@ pub trait Store: Send + Sync {
         Box::pin(async { Ok(None) })
     }
 
-    /// Ends the session where this store began it (a login; never a token that somebody gave). For `on_stop: revoke`.
+    /// Ends the session where a login began it (never a token that somebody gave): for `on_stop: revoke`, and, with
+    /// [`Keep::Never`], what this life alone began.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }

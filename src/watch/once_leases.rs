@@ -143,6 +143,13 @@ impl Holding {
         });
         let revoked: Vec<_> = join_all(revoked).await.into_iter().flatten().collect();
         revoked.iter().for_each(|key| self.leases().let_go(key));
+        if !self.0.remember {
+            // A login that nobody goes on with.
+            let closed = join_all(stores.values().map(|store| store.close())).await;
+            for error in closed.into_iter().filter_map(Result::err) {
+                tracing::debug!("cannot end a session: {error}");
+            }
+        }
         self.save(stores).await;
     }
 

@@ -190,6 +190,18 @@ async fn a_restart_goes_on_with_its_token_and_a_stop_ends_only_what_a_login_made
     });
     elsewhere.resume(kept.as_ref().unwrap());
     assert!(elsewhere.session().is_none(), "another server does not get this token");
+    let look = world.store(auth.clone());
+    look.kept_by(Keep::Never);
+    look.resume(kept.as_ref().unwrap());
+    look.read(&place).await.unwrap();
+    look.close().await.unwrap();
+    assert_eq!(world.fake().live_tokens(), 1, "a command that keeps nothing leaves the agent its token");
+    let look = world.store(auth.clone());
+    look.kept_by(Keep::Never);
+    look.read(&place).await.unwrap();
+    assert_eq!(world.fake().live_tokens(), 2);
+    look.close().await.unwrap();
+    assert_eq!(world.fake().live_tokens(), 1, "and ends its own");
     let store = world.store(auth);
     store.resume(kept.as_ref().unwrap());
     store.close().await.unwrap();

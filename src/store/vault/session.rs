@@ -32,6 +32,8 @@ pub(super) struct Token {
     pub owner: String,
     /// Got by a login, not given.
     pub(super) ours: bool,
+    /// Got by the login of an earlier life.
+    resumed: bool,
     _known: Known,
 }
 
@@ -264,7 +266,7 @@ impl Session {
             false => grant.accessor.clone(),
         };
         let known = (self.server.senses.learn)(&value);
-        let token = Arc::new(Token { value, owner, ours, _known: known });
+        let token = Arc::new(Token { value, owner, ours, resumed: first.is_some(), _known: known });
         tracing::info!(
             store = %self.server.name, login = login::name(&self.auth), accessor = %grant.accessor,
             ttl = ?grant.ttl, renewable = life.renewable, "session begun"
@@ -377,8 +379,11 @@ impl Session {
         let mut ending: Vec<SecretBytes> = Vec::new();
         {
             let mut state = self.state();
-            ending.extend(state.resumed.take().map(|token| SecretBytes::from(token.value)));
-            let ours = state.current.take_if(|(token, _)| token.ours);
+            // Where nothing is written down, another life goes on with what it wrote down before.
+            let others = matches!(state.keep, Some(Keep::Never));
+            let resumed = state.resumed.take().filter(|_| !others);
+            ending.extend(resumed.map(|token| SecretBytes::from(token.value)));
+            let ours = state.current.take_if(|(token, _)| token.ours && !(others && token.resumed));
             ending.extend(ours.map(|(token, _)| token.value.clone()));
             ending.extend(state.replaced.drain(..).map(|(token, _)| token.value.clone()));
         }
