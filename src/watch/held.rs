@@ -45,8 +45,6 @@ pub(super) struct Held {
     pub(super) users: BTreeSet<TargetName>,
     /// It will not be renewed any more.
     last: bool,
-    /// When `lease` was answered.
-    answered: Instant,
     /// A request about it is in flight.
     pub(super) busy: bool,
     /// When it is looked up was spread out already.
@@ -80,7 +78,7 @@ impl Held {
         };
         let granted = lease.as_ref().map_or(Duration::ZERO, |lease| lease.duration);
         let kept = Kept { store, place, reading: Some(reading), lease, granted, made: now.wall, abandoned: false };
-        Self::with(kept, ends, now)
+        Self::with(kept, ends)
     }
 
     /// One of an earlier life. It ends when it was to end by the wall clock; nobody has used it longer than since then.
@@ -88,10 +86,10 @@ impl Held {
         let ends = ends.map(|wall| Now { wall, mono: now.mono + left(wall, now.wall) });
         let duration = ends.map_or(Duration::ZERO, |ends| ends.mono - now.mono);
         let lease = kept.lease.map(|lease| Lease { duration, ..lease });
-        Self::with(Kept { lease, ..kept }, ends, now)
+        Self::with(Kept { lease, ..kept }, ends)
     }
 
-    fn with(kept: Kept, ends: Option<Now>, now: Now) -> Self {
+    fn with(kept: Kept, ends: Option<Now>) -> Self {
         let Kept { store, place, reading, lease, granted, made, abandoned } = kept;
         Self {
             store,
@@ -104,7 +102,6 @@ impl Held {
             abandoned,
             users: BTreeSet::new(),
             last: false,
-            answered: now.mono,
             busy: false,
             spread: false,
             said: false,
@@ -148,16 +145,17 @@ impl Held {
             let whole = Duration::try_from(ends.wall.duration_since(self.made)).unwrap_or_default().max(left);
             return Some(now + schedule::replace_after(whole, die).saturating_sub(whole - left));
         };
-        self.ends?;
-        let lease = Lease { renewable: lease.renewable && !self.last, ..lease.clone() };
-        let origin = self.answered;
-        let action = schedule::next_action(&lease, Duration::ZERO, now.saturating_duration_since(origin), die);
-        match action {
+        let left = self.ends?.mono.saturating_duration_since(now);
+        // Of the whole life, too, where it was never renewed.
+        let duration = if lease.renewable { lease.duration } else { self.granted.max(left) };
+        let lease = Lease { renewable: lease.renewable && !self.last, duration, ..lease.clone() };
+        let age = duration.saturating_sub(left);
+        match schedule::next_action(&lease, Duration::ZERO, age, die) {
             LeaseAction::RenewAt(at) => {
-                self.renew_at = Some(origin + at);
+                self.renew_at = Some(now + at.saturating_sub(age));
                 None
             }
-            LeaseAction::ReplaceAt(at) | LeaseAction::ReadAt(at) => Some(origin + at),
+            LeaseAction::ReplaceAt(at) | LeaseAction::ReadAt(at) => Some(now + at.saturating_sub(age)),
         }
     }
 
@@ -241,7 +239,6 @@ impl Held {
 
     fn take(&mut self, lease: Lease, now: Now) {
         self.ends = ends(&lease, now);
-        self.answered = now.mono;
         self.lease = Some(lease);
     }
 }
@@ -250,3 +247,7 @@ impl Held {
 fn ends(lease: &Lease, now: Now) -> Option<Now> {
     (!lease.duration.is_zero()).then(|| Now { wall: later(now.wall, lease.duration), mono: now.mono + lease.duration })
 }
+
+#[cfg(test)]
+#[path = "held_tests.rs"]
+mod tests;
