@@ -1,7 +1,7 @@
 //! Who the agent is to AWS: credentials and region by the SDK's own chain, over the agent's one TLS stack.
 //!
 //! The chain (<https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>): the environment, the
-//! profile (keys, `role_arn`, SSO, `credential_process`), a web identity (EKS), the container's endpoint (ECS, Pod
+//! profile (keys, `role_arn`, `credential_process`; not SSO), a web identity (EKS), the container's endpoint (ECS, Pod
 //! Identity), the instance's metadata (IMDSv2). Variables and files mean what they mean to every AWS tool.
 //!
 //! Nothing is opened, asked or allocated before the first question; files are read anew at each.
@@ -25,7 +25,7 @@ use crate::secret::SecretBytes;
 /// Where AWS is, if nothing says so: its global endpoints sign for this region.
 pub const DEFAULT_REGION: &str = "us-east-1";
 
-/// Bound on a question to the chain: SSO, STS and the metadata services may be asked in turn.
+/// Bound on a question to the chain: a process, STS and the metadata services may be asked in turn.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Credentials as they are now. No `Debug`.
@@ -63,11 +63,11 @@ pub enum Error {
     },
     /// Found, and over.
     #[error(
-        "the AWS credentials found have expired; renew them where they come from (aws sso login, the process, the role)"
+        "the AWS credentials found have expired; renew them where they come from (the process, the role)"
     )]
     Expired,
     /// The chain hangs.
-    #[error("AWS credentials did not come within {} s: look at SSO, STS or the metadata service, whichever provides them", TIMEOUT.as_secs())]
+    #[error("AWS credentials did not come within {} s: look at the process, STS or the metadata service, whichever provides them", TIMEOUT.as_secs())]
     Late,
 }
 
