@@ -62,9 +62,7 @@ pub enum Error {
         passing: bool,
     },
     /// Found, and over.
-    #[error(
-        "the AWS credentials found have expired; renew them where they come from (the process, the role)"
-    )]
+    #[error("the AWS credentials found have expired; renew them where they come from (the process, the role)")]
     Expired,
     /// The chain hangs.
     #[error("AWS credentials did not come within {} s: look at the process, STS or the metadata service, whichever provides them", TIMEOUT.as_secs())]
