@@ -166,7 +166,8 @@ impl Entry {
             secret: name.to_string(),
             version: version.clone(),
             store: held.store.to_string(),
-            place: held.place.clone(),
+            // By it values are found again; where none are kept, its params (which may hold any) are not, either.
+            place: if values { held.place.clone() } else { String::new() },
             made: held.made,
             ends: held.ends.map(|ends| ends.wall),
             lease: held.lease.as_ref().map(|lease| Granted {
