@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use crate::config::model::{Locator, StoreName};
 use crate::secret::{Lease, Reading, SecretBytes, SecretName, Version};
-use crate::store::{Access, Keep, Store, StoreError, StoreErrorKind};
+use crate::store::{Access, Changed, Keep, Store, StoreError, StoreErrorKind, Upkeep};
 use crate::telemetry::audit::{Audit, Event};
 use crate::telemetry::mask::{self, Masked};
 use crate::telemetry::metrics::Metrics;
@@ -92,7 +92,11 @@ impl Store for Counted {
         Box::pin(async move { self.note(self.store.read_again(locator, current).await, |m| m.store_read(&self.name)) })
     }
 
-    fn changed(&self) -> BoxFuture<'_, ()> {
+    fn gathers(&self) -> bool {
+        self.store.gathers()
+    }
+
+    fn changed(&self) -> BoxFuture<'_, Changed> {
         self.store.changed()
     }
 
@@ -104,8 +108,9 @@ impl Store for Counted {
         &'a self,
         locator: &'a Locator,
         current: &'a Reading,
+        before: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
-        self.store.previous(locator, current)
+        self.store.previous(locator, current, before)
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Lease, StoreError>> {
@@ -138,6 +143,10 @@ impl Store for Counted {
 
     fn kept_by(&self, keep: Keep) {
         self.store.kept_by(keep);
+    }
+
+    fn upkeep(&self, polled: &[(&Locator, Duration)]) -> Option<Upkeep> {
+        self.store.upkeep(polled)
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -2,6 +2,8 @@
 
 mod canonical;
 pub mod file;
+mod gate;
+mod senses;
 pub mod vault;
 
 use std::sync::Arc;
@@ -10,7 +12,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::config::model::Locator;
-use crate::secret::{Lease, Reading, SecretBytes};
+use crate::secret::{Lease, Reading, SecretBytes, Version};
+
+pub use senses::{Known, Senses};
 
 /// A store of secrets. An implementation is one file (or folder) here, one variant of
 /// [`crate::config::model::StoreConfig`] and one arm in the wiring's `build`.
@@ -31,17 +35,25 @@ pub trait Store: Send + Sync {
         Box::pin(async move { self.read(locator).await.map(Some) })
     }
 
-    /// Resolves when something in the store may have changed since the last call, without saying what.
+    /// Whether reads that begin at the same time cost less than one after another. Then the caller begins all that are due
+    /// at about the same time together, and does not limit how many are under way.
+    fn gathers(&self) -> bool {
+        false
+    }
+
+    /// Resolves when something in the store may have changed since the last call; the answer says what may have.
     /// Never resolves for a store that can only be polled.
-    fn changed(&self) -> BoxFuture<'_, ()> {
+    fn changed(&self) -> BoxFuture<'_, Changed> {
         Box::pin(std::future::pending())
     }
 
-    /// The version before `current`, where the store itself keeps it. None: the caller remembers it.
+    /// The version before `current`, where the store itself keeps it. `before` is the one that the caller knows to have
+    /// been in use: only that one is answered then. None: the store has it not, or keeps none; the caller remembers it.
     fn previous<'a>(
         &'a self,
         _locator: &'a Locator,
         _current: &'a Reading,
+        _before: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
         Box::pin(async { Ok(None) })
     }
@@ -102,6 +114,12 @@ pub trait Store: Send + Sync {
         Box::pin(async { Ok(None) })
     }
 
+    /// What it takes to keep these secrets watched, each polled so often, by what is known now of how they can be read.
+    /// None: it costs nothing that anybody counts.
+    fn upkeep(&self, _polled: &[(&Locator, Duration)]) -> Option<Upkeep> {
+        None
+    }
+
     /// Ends the session where a login began it (never a token that somebody gave): for `on_stop: revoke`, and, with
     /// [`Keep::Never`], what this life alone began.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -118,9 +136,47 @@ pub enum Keep {
     Now(Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>),
 }
 
+/// See [`Store::changed`].
+#[derive(Clone)]
+pub struct Changed(Arc<dyn Fn(&Locator) -> bool + Send + Sync>);
+
+impl Changed {
+    /// It may be anything.
+    pub fn all() -> Self {
+        Self(Arc::new(|_| true))
+    }
+
+    /// What `concerned` says.
+    pub fn only(concerned: impl Fn(&Locator) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(concerned))
+    }
+
+    /// Whether what is there may have changed.
+    pub fn concerns(&self, locator: &Locator) -> bool {
+        (self.0)(locator)
+    }
+}
+
+/// See [`Store::upkeep`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Upkeep {
+    /// How the secrets are watched, in one line.
+    pub how: String,
+    /// Requests an hour while nothing changes.
+    pub calls_per_hour: f64,
+    /// What these cost in a month of 730 hours, in US dollars.
+    pub usd_per_month: f64,
+    /// Requests made since the start, by the API's name of each.
+    pub calls: std::collections::BTreeMap<&'static str, u64>,
+    /// Who the store says this is, once that is known.
+    pub identity: Option<String>,
+}
+
 /// See [`Store::access`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
+    /// What the identity may, a line a secret. Empty: not told one by one.
+    pub allowed: Vec<String>,
     /// What the identity may not, as `CAPABILITY on PATH: what it is for`.
     pub lacking: Vec<String>,
     /// The smallest policy that these secrets need, in the store's own language.
@@ -137,6 +193,14 @@ pub struct StoreError {
     pub message: String,
     /// How long the store asks to be left alone.
     pub retry_after: Option<Duration>,
+}
+
+impl StoreError {
+    /// The same, to be asked again after a while at the earliest.
+    #[must_use]
+    pub fn later(self, after: Duration) -> Self {
+        Self { retry_after: Some(self.retry_after.unwrap_or_default().max(after)), ..self }
+    }
 }
 
 /// What a failed read means.

@@ -13,8 +13,8 @@ use crate::config::model::{Config, Locator, StoreConfig, StoreName};
 use crate::digest::Key;
 use crate::secret::Reading;
 use crate::store::file::FileStore;
-use crate::store::vault::{Senses, VaultStore};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::vault::VaultStore;
+use crate::store::{Senses, Store, StoreError, StoreErrorKind};
 use crate::telemetry::mask;
 
 /// Every store that the config declares. Opens, connects to and watches nothing yet.
@@ -48,7 +48,7 @@ fn one(name: &StoreName, config: &StoreConfig, key: &Key) -> Arc<dyn Store> {
     }
 }
 
-/// What Vault's store perceives: the machine's clock and dice, and the log's mask for tokens and secret ids.
+/// What a store perceives beside its server: the machine's clock and dice, and the log's mask for tokens, secret ids and keys.
 fn senses() -> Senses {
     Senses {
         clock: Arc::new(Timestamp::now),

@@ -20,7 +20,7 @@ use super::timers::Timer;
 use super::{Command, Stores, Surroundings, Uses, lock};
 use crate::config::model::{Config, StoreName};
 use crate::secret::SecretName;
-use crate::store::{Keep, Store};
+use crate::store::{Changed, Keep, Store};
 
 /// How long after a failure to write `overlap.json` the next attempt comes at the earliest.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ pub(super) struct Engine {
     commands: mpsc::Receiver<Command>,
     reads: FuturesUnordered<BoxFuture<'static, (SecretName, u64, Read)>>,
     listeners: BTreeMap<StoreName, Listener>,
-    changes: (mpsc::Sender<StoreName>, mpsc::Receiver<StoreName>),
+    changes: (mpsc::Sender<(StoreName, Changed)>, mpsc::Receiver<(StoreName, Changed)>),
     /// Stores that wait until their sessions are written down.
     keeps: (mpsc::Sender<oneshot::Sender<()>>, mpsc::Receiver<oneshot::Sender<()>>),
     memory: Memory,
@@ -59,7 +59,7 @@ impl Drop for Listener {
 enum Event {
     Stop,
     Command(Command),
-    Changed(StoreName),
+    Changed(StoreName, Changed),
     Keep(oneshot::Sender<()>),
     Read(SecretName, u64, Box<Read>),
     Kept(Kept),
@@ -111,7 +111,7 @@ impl Engine {
                     self.emit().await;
                     let _gone = reply.send(());
                 }
-                Event::Changed(store) => self.store_changed(&store),
+                Event::Changed(store, what) => self.store_changed(&store, &what),
                 Event::Keep(done) => {
                     self.keeper.save(&self.state).await;
                     // The login may have been given up.
@@ -157,7 +157,7 @@ impl Engine {
             }
             kept = self.keeper.next() => Event::Kept(kept),
             Some(command) = self.commands.recv() => Event::Command(command),
-            Some(store) = self.changes.1.recv() => Event::Changed(store),
+            Some((store, what)) = self.changes.1.recv() => Event::Changed(store, what),
             () = time => Event::Time,
         }
     }
@@ -210,8 +210,8 @@ impl Engine {
             self.listeners.entry(name).or_insert_with(|| {
                 let task = tokio::spawn(async move {
                     loop {
-                        listening.changed().await;
-                        if tell.send(changed.clone()).await.is_err() {
+                        let what = listening.changed().await;
+                        if tell.send((changed.clone(), what)).await.is_err() {
                             return;
                         }
                     }
@@ -262,10 +262,11 @@ impl Engine {
         answers
     }
 
-    fn store_changed(&mut self, store: &StoreName) {
+    fn store_changed(&mut self, store: &StoreName, what: &Changed) {
         let state = lock(&self.state);
+        let concerned = |slot: &slot::Slot| slot.config.store == *store && what.concerns(&slot.config.locator);
         let names: Vec<_> =
-            state.slots.iter().filter(|(_, slot)| slot.config.store == *store).map(|(name, _)| name.clone()).collect();
+            state.slots.iter().filter(|(_, slot)| concerned(slot)).map(|(name, _)| name.clone()).collect();
         drop(state);
         for name in names {
             self.read(&name);

@@ -126,7 +126,7 @@ impl Source {
                 Wanted::Still => reading.as_ref().or(current.as_deref()),
             };
             let Some(of) = of else { return Ok((reading, Before::NotAsked)) };
-            let before = match self.store.previous(&locator, of).await {
+            let before = match self.store.previous(&locator, of, None).await {
                 Ok(before) => Before::Is(before),
                 Err(error) => {
                     tracing::warn!(secret = %name, "cannot read the version before: {error}");

@@ -8,7 +8,8 @@ use std::time::Duration;
 use leasehold::config::model::{Limits, Locator, OnStop, TlsConfig, VaultAuth, VaultStore as Config};
 use leasehold::digest::Key;
 use leasehold::secret::{Again, Field, Reading, Version};
-use leasehold::store::vault::{Senses, VaultStore};
+use leasehold::store::Senses;
+use leasehold::store::vault::VaultStore;
 use leasehold::store::{Store, StoreErrorKind};
 use serde_json::{Value, json};
 
@@ -79,7 +80,7 @@ async fn kv2_versions_their_metadata_and_the_one_before_come_as_they_are() {
         server.put(&kv, "app/db", json!({"password": "two"})).await;
         let second = store.read_again(&place, &first).await.unwrap().expect("news");
         assert_eq!(text(&second, "password"), "two");
-        let before = store.previous(&place, &second).await.unwrap().expect("version 1");
+        let before = store.previous(&place, &second, None).await.unwrap().expect("version 1");
         assert_eq!((before.version.clone(), text(&before, "password").as_str()), (Version("1".into()), "one"));
         server.must("DELETE", &format!("{kv}/data/app/db"), Value::Null).await;
         let deleted = store.read(&place).await.unwrap_err();

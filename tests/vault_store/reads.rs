@@ -27,7 +27,7 @@ async fn kv2_is_found_out_and_an_unchanged_secret_moves_no_plaintext() {
     world.vault().put(&kv, "app/db", json!({"password": "two"})).await;
     let next = store.read_again(&place, &reading).await.unwrap().expect("a new version");
     assert_eq!((text(&next, "password").as_str(), next.version.clone()), ("two", Version("2".into())));
-    let before = store.previous(&place, &next).await.unwrap().expect("version 1");
+    let before = store.previous(&place, &next, None).await.unwrap().expect("version 1");
     assert_eq!((text(&before, "password").as_str(), before.version), ("one", Version("1".into())));
 }
 

@@ -13,8 +13,9 @@ use leasehold::config::model::{
 use leasehold::digest::Key;
 use leasehold::secret::{Snapshot, Standing};
 use leasehold::state_dir::Keeping;
+use leasehold::store::Senses;
 use leasehold::store::Store;
-use leasehold::store::vault::{Senses, VaultStore};
+use leasehold::store::vault::VaultStore;
 use leasehold::watch::{Stores, Surroundings, Uses, Watch, WatchHandle};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use jiff::{SignedDuration, Timestamp};
 use leasehold::config::model::{
     Config, HealthCheck, HealthConfig, Locator, OnUnhealthy, ReloadConfig, SecretConfig, Settle, TargetConfig,
 };
 use leasehold::secret::{Field, Fields, Reading, SecretName, Snapshot, Version};
 use leasehold::state_dir::Keeping;
-use leasehold::store::{Store, StoreError, StoreErrorKind};
+use leasehold::store::{Changed, Store, StoreError, StoreErrorKind};
 use leasehold::watch::{Stores, Surroundings, Uses, Watch, WatchHandle};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -96,14 +96,15 @@ impl Store for Shelf {
         })
     }
 
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.changed.notified())
+    fn changed(&self) -> BoxFuture<'_, Changed> {
+        Box::pin(self.changed.notified().map(|()| Changed::all()))
     }
 
     fn previous<'a>(
         &'a self,
         locator: &'a Locator,
         _current: &'a Reading,
+        _before: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
         let Locator::File { key } = locator else { panic!("not a file locator") };
         let kept = self.kept.lock().unwrap().get(key).cloned();

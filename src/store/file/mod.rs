@@ -33,7 +33,7 @@ use crate::config::model::{Locator, StoreName};
 use crate::digest::Key;
 use crate::pathwatch::PathWatch;
 use crate::secret::{Field, Fields, Reading, SecretBytes};
-use crate::store::{Store, StoreError, StoreErrorKind, canonical};
+use crate::store::{Changed, Store, StoreError, StoreErrorKind, canonical};
 
 /// A file or folder as a store. See the module's documentation for what is read, and how.
 ///
@@ -159,13 +159,15 @@ impl Store for FileStore {
         })
     }
 
-    fn changed(&self) -> BoxFuture<'_, ()> {
+    fn changed(&self) -> BoxFuture<'_, Changed> {
         Box::pin(async {
             if let Some(watch) = self.watch.get() {
-                return watch.changed().await;
+                watch.changed().await;
+                return Changed::all();
             }
             // What changed before the watch stood is not known: that counts as a change.
             self.watch.get_or_init(|| async { PathWatch::new([self.path.clone()]) }).await;
+            Changed::all()
         })
     }
 }

@@ -1,7 +1,5 @@
 //! What an answer means, in an operator's words. Pure.
 
-use std::time::Duration;
-
 use super::call::{Answer, Body, Call};
 use super::transport::Fault;
 use crate::secret::SecretBytes;
@@ -125,11 +123,6 @@ pub(super) fn failed(store: &str, call: &Call, fault: &Fault) -> StoreError {
 /// Any other error about a path.
 pub(super) fn error(store: &str, path: &str, kind: StoreErrorKind, text: impl std::fmt::Display) -> StoreError {
     StoreError { kind, message: format!("store {store}, {path}: {text}"), retry_after: None }
-}
-
-/// The same, to be asked again after a while.
-pub(super) fn later(error: StoreError, after: Duration) -> StoreError {
-    StoreError { retry_after: Some(error.retry_after.unwrap_or_default().max(after)), ..error }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `transport`, `tls` | HTTP over TCP or a Unix socket: rustify's `Client`, which tests put another in place of |
 //! | `call`, `judge`, `server` | a request, what its answer means, the two through the gate |
-//! | `gate`, `flight` | requests in flight, a token bucket, `Retry-After`, the circuit; equal reads shared |
+//! | `flight` | equal reads shared |
 //! | `session`, `tend`, `login`, `iam`, `given`, `credentials`, `token`, `owners`, `saved`, `ask` | the token: got, renewed, replaced, kept; whose leases are whose |
 //! | `reader`, `mount`, `answers`, `versioned`, `kv2`, `json` | from a path to a reading |
 //! | `leases` | renew, look up, revoke |
@@ -18,7 +18,6 @@ mod ask;
 mod call;
 mod credentials;
 mod flight;
-mod gate;
 mod given;
 mod iam;
 mod json;
@@ -30,7 +29,6 @@ mod mount;
 mod owners;
 mod reader;
 mod saved;
-mod senses;
 mod server;
 mod session;
 mod tend;
@@ -45,8 +43,6 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use rustify::client::Client;
 
-pub use senses::{Known, Senses};
-
 use self::mount::Shape;
 use self::reader::{Params, Reader};
 use self::server::Server;
@@ -54,8 +50,8 @@ use self::session::Session;
 use self::transport::Wire;
 use crate::config::model::{Locator, StoreName, VaultStore as Config};
 use crate::digest::Key;
-use crate::secret::{Again, Lease, Reading, SecretBytes};
-use crate::store::{Access, Keep, Store, StoreError, StoreErrorKind};
+use crate::secret::{Again, Lease, Reading, SecretBytes, Version};
+use crate::store::{Access, Keep, Senses, Store, StoreError, StoreErrorKind};
 
 /// A Vault or OpenBao server as a store. See the module's documentation.
 pub struct VaultStore {
@@ -154,6 +150,7 @@ impl Store for VaultStore {
         &'a self,
         locator: &'a Locator,
         current: &'a Reading,
+        _before: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
         Box::pin(async move {
             let (path, params) = self.path(locator)?;
@@ -185,7 +182,7 @@ impl Store for VaultStore {
                 access::of_secret(&shape, path, !params.is_empty(), &mut needs);
             }
             let lacking = self.reader.lacking(&needs).await?;
-            Ok(Some(Access { lacking, policy: access::policy(&needs) }))
+            Ok(Some(Access { lacking, policy: access::policy(&needs), ..Access::default() }))
         })
     }
 

@@ -8,12 +8,12 @@ use reqwest::Url;
 use rustify::client::Client;
 
 use super::call::{Answer, Call};
-use super::gate::Gate;
 use super::judge::{self, Meaning};
-use super::senses::Senses;
 use super::transport::Fault;
 use crate::config::model::{Limits, StoreName};
 use crate::secret::SecretBytes;
+use crate::store::Senses;
+use crate::store::gate::Gate;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// See the module.

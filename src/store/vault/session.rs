@@ -13,7 +13,6 @@ use super::judge;
 use super::login::{self, Entered};
 use super::owners::Owners;
 use super::saved::{Saved, SavedToken, Unwrapped};
-use super::senses::Known;
 use super::server::Server;
 use super::tls::Stamps;
 use super::token::{Grant, Life};
@@ -23,6 +22,7 @@ use crate::digest::Key;
 use crate::failpoint;
 use crate::schedule::Backoff;
 use crate::secret::SecretBytes;
+use crate::store::Known;
 use crate::store::{Keep, StoreError, StoreErrorKind};
 
 /// A token in use.
@@ -153,7 +153,7 @@ impl Session {
         let stamps = credentials::stamps(&self.auth);
         let resting = self.state().failure.as_ref().and_then(|failure| {
             let left = failure.until.saturating_sub(self.now());
-            (!left.is_zero() && failure.stamps == stamps).then(|| judge::later(failure.error.clone(), left))
+            (!left.is_zero() && failure.stamps == stamps).then(|| failure.error.clone().later(left))
         });
         if let Some(error) = resting {
             return Err(error);

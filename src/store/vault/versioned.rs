@@ -68,7 +68,7 @@ impl Reader {
         );
         tracing::debug!(store = %self.session.server.name, path, "{text}");
         let error = self.error(path, StoreErrorKind::Unavailable, text);
-        Err(judge::later(error, Duration::from_secs(1)))
+        Err(error.later(Duration::from_secs(1)))
     }
 
     fn believes(&self, path: &str, version: u64, reading: &Reading) -> bool {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::judge;
 use crate::config::model::Limits;
 use crate::schedule::{Backoff, RETRY_AFTER_MAX};
 use crate::store::StoreError;
@@ -88,7 +87,7 @@ impl Circuit {
         let Some(open) = &mut self.open else { return Verdict::Send(false) };
         if open.probing || now < open.next {
             let left = open.next.saturating_sub(now).max(Duration::from_secs(1));
-            return Verdict::Refuse(judge::later(open.error.clone(), left));
+            return Verdict::Refuse(open.error.clone().later(left));
         }
         open.probing = true;
         Verdict::Send(true)
