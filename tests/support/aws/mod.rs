@@ -1,0 +1,9 @@
+//! AWS Secrets Manager for tests: moto, a server of our own that does as it is told, and the agent on either.
+#![allow(dead_code, reason = "every test uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+pub mod model;
+pub mod moto;
+pub mod scripted;
+pub mod wire;
+pub mod world;
