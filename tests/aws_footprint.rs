@@ -1,0 +1,104 @@
+//! A thousand secrets of AWS Secrets Manager on one agent: what it asks for, and how much memory it takes.
+//!
+//! LEASEHOLD_AGENT names the binary to measure (scripts/footprint names the release's); by default that of the tests.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+#[path = "support/agent.rs"]
+mod agent;
+#[path = "support/aws/mod.rs"]
+mod aws;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use agent::Agent;
+use aws::scripted::Scripted;
+use serde_json::json;
+
+const SECRETS: usize = 1000;
+const BUDGET: u64 = 25_000_000;
+/// Requests an interval.
+const CALLS: usize = 55;
+const INTERVALS: u32 = 4;
+const POLL: Duration = Duration::from_secs(10);
+
+/// Of `/proc/PID/status`, in bytes.
+fn memory(pid: u32, what: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// The config, the template, and the server with what they name.
+fn site() -> (Scripted, Agent) {
+    let server = Scripted::start();
+    let mut secrets = String::new();
+    let mut template = String::new();
+    for n in 0..SECRETS {
+        server.put(&format!("team/app-{n}"), &json!({"username": "app", "password": format!("a password of {n:032}")}));
+        writeln!(secrets, "  s{n}: {{store: aws, id: team/app-{n}, poll: {}s}}", POLL.as_secs()).unwrap();
+        writeln!(template, "s{n}={{{{ secrets.s{n}.password }}}}").unwrap();
+    }
+    let config = format!(
+        "state_dir: state
+stores: {{aws: {{type: aws-secrets-manager, region: us-west-2}}}}
+secrets:
+{secrets}targets:
+  app:
+    files: [{{path: out/all, template: all.tera}}]
+    reload: {{type: none}}
+    health: {{type: none}}
+"
+    );
+    let agent = Agent::new(&config, "{}");
+    fs::write(agent.dir.join("all.tera"), template).unwrap();
+    (server, agent)
+}
+
+#[test]
+fn a_thousand_secrets_fit_in_25_megabytes_and_55_calls_an_interval() {
+    let (server, mut agent) = site();
+    let released = std::env::var("LEASEHOLD_AGENT").ok();
+    let binary = released.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_agent").to_owned());
+    let released = released.is_some();
+    let log = fs::File::create(agent.dir.join("log")).unwrap();
+    let mut command = Command::new(binary);
+    command.current_dir(&agent.dir).args(["run"]).env("AGENT_CONFIG", agent.dir.join("agent.yaml"));
+    command.env("AWS_ENDPOINT_URL", server.address()).env("AWS_EC2_METADATA_DISABLED", "true");
+    command.env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE").env("AWS_SECRET_ACCESS_KEY", "key").env("HOME", &agent.dir);
+    command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let child = command.spawn().unwrap();
+    let pid = child.id();
+    agent.child = Some(child);
+    let rendered = agent.dir.join("out/all");
+    agent.wait("all are rendered", |_| fs::read_to_string(&rendered).ok());
+    // The start is counted apart: some of it may be read anew at the first poll.
+    agent.wait("the first interval is over", |_| (server.count("BatchGetSecretValue") >= 100).then_some(()));
+    server.forget();
+    let asked = agent.wait("some intervals are over", |_| {
+        let asked = server.asked();
+        (asked.last()?.at - asked.first()?.at > POLL * INTERVALS).then_some(asked)
+    });
+    let counts = server.counts();
+    let (all, own) = (memory(pid, "VmRSS"), memory(pid, "RssAnon"));
+    let rendered = fs::read_to_string(rendered).unwrap();
+    assert_eq!(rendered.lines().count(), SECRETS);
+    assert!(rendered.ends_with(&format!("s999=a password of {:032}\n", 999)), "all were rendered");
+    println!("RSS with {SECRETS} secrets of AWS: {all} bytes ({own} without the binary's own pages)");
+    println!("{} calls in {INTERVALS} intervals: {counts:?}", asked.len());
+    // How often all were read: of an interval's calls some are a little early or late.
+    let batches = asked.iter().filter(|asked| asked.operation == "BatchGetSecretValue");
+    let read: usize = batches.map(|asked| asked.secrets.len()).sum();
+    assert!(asked.len() * SECRETS <= CALLS * read, "{} calls for {read} readings: {counts:?}", asked.len());
+    let rounds = usize::try_from(INTERVALS).unwrap() + 1;
+    assert!(read <= rounds * SECRETS, "{read} readings in {INTERVALS} intervals: {counts:?}");
+    assert!(counts.values().sum::<usize>() <= CALLS * rounds, "{counts:?}");
+    if !released {
+        eprintln!("NOTE: memory of the tests' binary is printed, not judged: scripts/footprint measures the release's");
+        return;
+    }
+    assert!(all < BUDGET, "{all} bytes, more than {BUDGET}");
+}

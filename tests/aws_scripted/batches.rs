@@ -1,0 +1,108 @@
+//! What costs least, and what is left of it where the policy does not allow it.
+
+use serde_json::json;
+
+use crate::aws::scripted::{Answer, DENIED, on};
+use crate::aws::world::{Setup, World};
+use crate::{many, put, server};
+
+#[test]
+fn of_a_batch_those_that_fail_fail_alone() {
+    let server = server();
+    ["a", "b", "shut", "sealed"].iter().for_each(|id| drop(put(&server, id, "of-1")));
+    server.rule(on("GetSecretValue", DENIED).secret("shut"));
+    server.rule(on("DescribeSecret", DENIED).secret("shut"));
+    let sealed = Answer::Error("DecryptionFailure", "Secrets Manager can't decrypt the protected secret text");
+    server.rule(on("GetSecretValue", sealed).secret("sealed"));
+    let mut setup = many(&["a", "b"]);
+    for id in ["missing", "shut", "sealed"] {
+        setup.secrets[id] = json!({"store": "aws", "id": id, "poll": "1s"});
+    }
+    let inline = "{{ secrets.missing.key }}{{ secrets.shut.key }}{{ secrets.sealed.key }}";
+    setup.rest = json!({"targets": {"other": {"files": [{"path": "out/other", "inline": inline}]}}});
+    let mut world = World::started(&server.address(), &setup);
+    world.serves(&["of-1", "of-1"]);
+    world.failing("missing", &["missing"]);
+    world.failing("shut", &["shut", "GetSecretValue"]);
+    world.failing("sealed", &["sealed", "kms"]);
+    put(&server, "b", "of-2");
+    world.serves(&["of-1", "of-2"]);
+    ["a", "b"].iter().for_each(|name| world.well(name));
+    assert!(server.count("BatchGetSecretValue") >= 1);
+    // What fails costs less and less.
+    put(&server, "missing", "of-1");
+    server.clear();
+    ["missing", "shut", "sealed"].iter().for_each(|name| world.well(name));
+    world.agent.wait_file("out/other", "of-1of-1of-1");
+}
+
+#[test]
+fn a_batch_that_is_denied_is_tried_once_and_each_is_read_alone() {
+    let server = server();
+    ["a", "b", "c"].iter().for_each(|id| drop(put(&server, id, "of-1")));
+    server.rule(on("BatchGetSecretValue", DENIED));
+    let mut world = World::started(&server.address(), &many(&["a", "b", "c"]));
+    world.serves(&["of-1"; 3]);
+    world.read_again("a", 3);
+    put(&server, "c", "of-2");
+    world.serves(&["of-1", "of-1", "of-2"]);
+    let counts = server.counts();
+    assert_eq!(counts["BatchGetSecretValue"], 1, "remembered: {counts:?}");
+    assert_eq!(counts["GetSecretValue"], 4, "each once, and the one that changed: {counts:?}");
+    assert!(counts["DescribeSecret"] >= 9, "{counts:?}");
+    let (_, out, _) = world.agent.call(&["status"]);
+    assert!(out.contains("DescribeSecret"), "status tells how they are watched: {out}");
+}
+
+#[test]
+fn describe_that_is_denied_is_done_without() {
+    let server = server();
+    server.rule(on("DescribeSecret", DENIED));
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    world.read_again("app", 4);
+    put(&server, "app", "of-2");
+    world.serves(&["of-2"]);
+    world.well("app");
+    let counts = server.counts();
+    assert!(counts["DescribeSecret"] <= 2, "remembered: {counts:?}");
+    assert!(counts["GetSecretValue"] >= 5, "{counts:?}");
+}
+
+#[test]
+fn one_secret_alone_is_described_and_read_only_when_it_changed() {
+    let server = server();
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    world.read_again("app", 4);
+    let counts = server.counts();
+    assert_eq!(counts["GetSecretValue"], 1, "{counts:?}");
+    assert!(counts["DescribeSecret"] >= 4 && !counts.contains_key("BatchGetSecretValue"), "{counts:?}");
+    put(&server, "app", "of-2");
+    world.serves(&["of-2"]);
+    assert_eq!(server.count("GetSecretValue"), 2);
+}
+
+#[test]
+fn what_is_denied_later_is_told_and_never_rendered_away() {
+    let server = server();
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    server.rule(on("DescribeSecret", DENIED));
+    server.rule(on("GetSecretValue", DENIED));
+    put(&server, "app", "of-2");
+    world.failing("app", &["app", "GetSecretValue"]);
+    let target = world.agent.wait("the target is stale", |a| a.target("app").filter(|t| t["stale"] == true));
+    assert_eq!((target["generation"].clone(), world.serving()), (json!(1), vec!["of-1".to_owned()]));
+    server.clear();
+    world.serves(&["of-2"]);
+}
+
+#[test]
+fn a_denied_key_of_kms_is_told_apart() {
+    let server = server();
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    server.rule(on("GetSecretValue", Answer::Error("DecryptionFailure", "can't decrypt")));
+    put(&server, "app", "of-2");
+    world.failing("app", &["app", "kms"]);
+    assert_eq!((world.serving(), world.starts()), (vec!["of-1".to_owned()], 1));
+    server.clear();
+    world.serves(&["of-2"]);
+}

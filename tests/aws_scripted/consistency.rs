@@ -1,0 +1,130 @@
+//! Everything is eventually consistent: what is served never goes back to a version that was left.
+
+use crate::aws::model::Labels;
+use crate::aws::scripted::Scripted;
+use crate::aws::world::{Setup, World};
+use crate::{many, put, server};
+
+/// Puts `of-2`; answers the labels before and after.
+fn second(server: &Scripted) -> (Labels, Labels) {
+    let before = server.labels("app");
+    put(server, "app", "of-2");
+    (before, server.labels("app"))
+}
+
+#[test]
+fn describe_ahead_of_get_is_waited_for() {
+    let server = server();
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    server.forget();
+    let before = server.labels("app");
+    server.change("app", |secret| secret.read = vec![before]);
+    put(&server, "app", "of-2");
+    // Asked for the value of the new version, and answered with the old one.
+    world.agent.wait("it was asked for three times", |_| (server.count("GetSecretValue") >= 3).then_some(()));
+    assert_eq!((world.serving(), world.starts()), (vec!["of-1".to_owned()], 1));
+    server.change("app", |secret| secret.read.clear());
+    world.serves(&["of-2"]);
+    assert_eq!(world.served(), ["of-1", "of-2"]);
+    assert_eq!(world.agent.outcomes().len(), 2);
+}
+
+#[test]
+fn a_version_that_get_does_not_find_yet_is_waited_for() {
+    let server = server();
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    // The label is there, the version is not.
+    server.change("app", |secret| {
+        secret.described = vec![Labels::from([("AWSCURRENT".to_owned(), "not-yet-anywhere-0000000000000000".to_owned())])];
+    });
+    server.forget();
+    world.agent.wait("it was looked for twice", |_| (server.count("GetSecretValue") >= 2).then_some(()));
+    assert_eq!((world.serving(), world.starts()), (vec!["of-1".to_owned()], 1));
+    put(&server, "app", "of-2");
+    server.change("app", |secret| secret.described.clear());
+    world.serves(&["of-2"]);
+}
+
+#[test]
+fn get_that_flaps_between_two_versions_moves_forward_only() {
+    let server = server();
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    let (before, after) = second(&server);
+    server.change("app", |secret| secret.read = vec![before.clone(), before.clone(), after.clone()]);
+    world.serves(&["of-2"]);
+    // Describe flaps, too.
+    server.change("app", |secret| {
+        (secret.read, secret.described) = (vec![before.clone(), after.clone()], vec![after, before]);
+    });
+    server.forget();
+    world.agent.wait("it was described often", |_| (server.count("DescribeSecret") >= 8).then_some(()));
+    assert_eq!(world.served(), ["of-1", "of-2"], "{}", world.agent.log());
+    assert_eq!(world.agent.outcomes().len(), 2);
+    assert_eq!(world.agent.read("out/conf"), "of-2\n");
+}
+
+#[test]
+fn a_batch_that_flaps_moves_forward_only() {
+    let server = server();
+    put(&server, "other", "of-1");
+    let mut world = World::started(&server.address(), &many(&["app", "other"]));
+    let (before, after) = second(&server);
+    server.change("app", |secret| secret.read = vec![before.clone(), after.clone()]);
+    world.serves(&["of-2", "of-1"]);
+    server.forget();
+    world.agent.wait("it was read often", |_| (server.count("BatchGetSecretValue") >= 8).then_some(()));
+    assert_eq!(world.served(), ["of-1", "of-2"], "{}", world.agent.log());
+    assert_eq!(world.agent.outcomes().len(), 2);
+    // Nor over a restart.
+    world.agent.stop();
+    server.change("app", |secret| secret.read = vec![before, after]);
+    server.forget();
+    world.agent.start();
+    world.agent.wait("it was read often", |_| (server.count("BatchGetSecretValue") >= 4).then_some(()));
+    world.serves(&["of-2", "of-1"]);
+    let served = world.served();
+    assert!(served[2..].iter().all(|line| line == "of-2"), "{served:?}");
+}
+
+#[test]
+fn a_rollback_in_aws_is_followed_once_it_is_proven() {
+    for ids in [&["app"][..], &["app", "other"]] {
+        let server = server();
+        put(&server, "other", "of-1");
+        let mut world = World::started(&server.address(), &many(ids));
+        let (before, after) = second(&server);
+        world.agent.wait_outcomes(&["committed", "committed"]);
+        world.agent.wait_file("out/conf", &"of-2\n".to_owned().chars().chain("of-1\n".repeat(ids.len() - 1).chars()).collect::<String>());
+        // Reads alone prove nothing, while Describe says otherwise.
+        server.change("app", |secret| (secret.read, secret.described) = (vec![before.clone()], vec![after]));
+        server.forget();
+        world.agent.wait("it was looked at often", |_| (server.total() >= 8).then_some(()));
+        assert_eq!(world.served(), ["of-1", "of-2"]);
+        // The label is moved back: ours is AWSPREVIOUS now.
+        server.change("app", |secret| {
+            secret.read.clear();
+            secret.described.clear();
+            secret.label("AWSCURRENT", &before["AWSCURRENT"]);
+        });
+        world.agent.wait_outcomes(&["committed"; 3]);
+        world.healthy();
+        assert_eq!(world.served(), ["of-1", "of-2", "of-1"]);
+    }
+}
+
+#[test]
+fn the_version_before_is_asked_for_by_its_id() {
+    let server = server();
+    let first = server.labels("app")["AWSCURRENT"].clone();
+    let mut world = World::started(&server.address(), &Setup::overlapping("app"));
+    world.agent.stop();
+    put(&server, "app", "of-2");
+    put(&server, "app", "of-3");
+    server.forget();
+    world.agent.start();
+    world.serves(&["of-3", "of-1"]);
+    let asked = server.asked();
+    assert!(asked.iter().any(|a| a.version.as_ref() == Some(&first)), "{asked:#?}");
+    let labelled = asked.iter().filter(|a| a.operation == "GetSecretValue" && a.version.is_none());
+    assert!(labelled.clone().all(|a| a.stage.as_deref() == Some("AWSCURRENT")), "always by an explicit stage: {asked:#?}");
+}
