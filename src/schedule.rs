@@ -115,9 +115,6 @@ pub fn next_read(poll: Option<Duration>, expires_in: Option<Duration>, die: f64)
     }
 }
 
-/// stub
-pub fn around_rotation(_date: jiff::Timestamp, _now: jiff::Timestamp) -> Option<Duration> { None }
-
 /// How long until the first of what is then done every so often: anywhere within, its first tenth aside. Those who begin
 /// together (a fleet that is deployed) are spread out from then on; jitter alone takes hours to do that.
 pub fn first_after(every: Duration, die: f64) -> Duration {

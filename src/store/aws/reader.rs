@@ -60,8 +60,8 @@ pub(super) struct Known {
     /// Its own key, where it is not the account's default one.
     pub kms_key: Option<String>,
     pub next_rotation: Option<Timestamp>,
-    described: Option<Timestamp>,
-    describe_denied: Option<Timestamp>,
+    pub described: Option<Timestamp>,
+    pub describe_denied: Option<Timestamp>,
     /// GetSecretValue went well.
     pub readable: bool,
 }
