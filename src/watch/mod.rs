@@ -9,6 +9,8 @@
 //! overlap is simply a new snapshot. It survives restarts (see [`memory`]); ends are wall-clock times, so a clock set
 //! forwards while the agent is down may end an overlap early, but none ever lasts longer than `overlap` from a restart.
 //!
+//! Secrets of a store that gathers reads are read together, on ticks that they share (see `ticks`).
+//!
 //! Leases are renewed, looked up, replaced before their end, and revoked once no target stands on them (see `leases`); what
 //! is held survives restarts (see `ledger`).
 
@@ -27,6 +29,7 @@ mod overlap;
 mod record;
 mod slot;
 mod state;
+mod ticks;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet};

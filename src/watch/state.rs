@@ -14,6 +14,7 @@ use super::leases::{Key, Leases};
 use super::memory::Memory;
 use super::overlap::{Now, Overlap};
 use super::slot::{Finished, Read, Slot, Source};
+use super::ticks::Ticks;
 use super::timers::{Timer, Timers};
 use super::{SecretStatus, Stores, Uses};
 use crate::config::model::{Config, SecretConfig, Settle, StoreName, TargetName};
@@ -25,6 +26,7 @@ pub(super) struct State {
     pub(super) slots: BTreeMap<SecretName, Slot>,
     targets: BTreeMap<TargetName, Target>,
     pub(super) timers: Timers,
+    ticks: Ticks,
     /// Targets to be given a snapshot now.
     ready: BTreeSet<TargetName>,
     next_id: u64,
@@ -60,6 +62,7 @@ impl State {
             slots: BTreeMap::new(),
             targets: BTreeMap::new(),
             timers: Timers::default(),
+            ticks: Ticks::default(),
             ready: BTreeSet::new(),
             next_id: 0,
             leases: Leases::default(),
@@ -94,6 +97,10 @@ impl State {
         }
         memory.retain(&config.secrets, now);
         self.stores.clone_from(stores);
+        self.ticks.retain(|store, poll| {
+            let polled = |poll| config.secrets.values().any(|secret| secret.store == *store && secret.poll == Some(poll));
+            stores.contains_key(store) && poll.is_none_or(polled)
+        });
         self.revoking = revoking(config);
         self.checks = config.stores.iter().map(|(name, store)| (Arc::clone(name), lease_check(store))).collect();
         let sources: BTreeMap<_, _> =
@@ -135,7 +142,10 @@ impl State {
             self.ready.extend(slot.targets.iter().cloned());
         }
         if slot.config.poll != secret.poll && !slot.is_failing() {
-            let next = secret.poll.map(|poll| now.mono + schedule::first_after(poll, die));
+            let next = secret.poll.map(|poll| match slot.source.gathers() {
+                true => self.ticks.poll(&secret.store, poll, true, now.mono, die),
+                false => now.mono + schedule::first_after(poll, die),
+            });
             self.timers.set(Timer::Read(secret.name.clone()), next);
         }
         slot.config = secret.clone();
@@ -190,7 +200,8 @@ impl State {
         dice: &dyn Fn() -> f64,
     ) -> Unseen {
         let Some(slot) = self.slots.get_mut(name).filter(|slot| slot.id == id) else { return Unseen::new() };
-        let Finished { first, news, pause } = slot.finish(read, now, dice());
+        let ticks = slot.source.gathers().then_some(&mut self.ticks);
+        let Finished { first, news, pause } = slot.finish(read, now, dice(), ticks);
         let unseen = slot.current.iter().chain(&slot.kept).filter(|_| news);
         let unseen = unseen.map(|reading| (name.clone(), Arc::clone(reading))).collect();
         self.timers.set(Timer::Read(name.clone()), pause.map(|pause| now.mono + pause));
@@ -222,6 +233,11 @@ impl State {
                 self.timers.set(Timer::Emit(name.clone()), due);
             }
         }
+    }
+
+    /// Whether a read of it is in flight at a store that gathers.
+    pub(super) fn is_gathering(&self, name: &SecretName) -> bool {
+        self.slots.get(name).is_some_and(|slot| slot.source.gathers() && slot.is_busy())
     }
 
     pub(super) fn settled(&mut self, target: TargetName) {
