@@ -48,7 +48,7 @@ pub use once_leases::Holding;
 use crate::config::model::{Config, StoreName, TargetName};
 use crate::secret::{Reading, SecretName, Snapshot, Standing, Version};
 use crate::state_dir::Keeping;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Upkeep};
 use state::State;
 
 /// Stores by name.
@@ -165,6 +165,11 @@ impl WatchHandle {
     pub fn status(&self) -> Vec<SecretStatus> {
         let wall = (self.surroundings.clock)();
         self.state().status(wall, tokio::time::Instant::now())
+    }
+
+    /// What it takes to keep the secrets in use of each store watched, where that costs anything that is counted.
+    pub fn upkeep(&self) -> Vec<(StoreName, Upkeep)> {
+        self.state().upkeep()
     }
 
     /// Reads these secrets (None: all in use) now and waits for the answers. A read in flight does not count: what is

@@ -266,7 +266,7 @@ impl Slot {
         let ceiling = self.backoff.ceiling();
         let wait = self.backoff.fail(die, retry_after);
         match ticks {
-            Some(ticks) => ticks.after_failure(&self.config.store, Drawn { wait, ceiling, retry_after }, now.mono),
+            Some(ticks) => ticks.after_failure(&self.config.store, Drawn { wait, ceiling, retry_after, die }, now.mono),
             None => wait,
         }
     }

@@ -20,6 +20,7 @@ use super::{SecretStatus, Stores, Uses};
 use crate::config::model::{Config, SecretConfig, Settle, StoreName, TargetName};
 use crate::schedule::{self, Settling};
 use crate::secret::{Again, Reading, SecretName, Snapshot, Version};
+use crate::store::Upkeep;
 
 pub(super) struct State {
     origin: Instant,
@@ -98,7 +99,8 @@ impl State {
         memory.retain(&config.secrets, now);
         self.stores.clone_from(stores);
         self.ticks.retain(|store, poll| {
-            let polled = |poll| config.secrets.values().any(|secret| secret.store == *store && secret.poll == Some(poll));
+            let polled =
+                |poll| config.secrets.values().any(|secret| secret.store == *store && secret.poll == Some(poll));
             stores.contains_key(store) && poll.is_none_or(polled)
         });
         self.revoking = revoking(config);
@@ -328,6 +330,14 @@ impl State {
             snapshots.mark_changed();
         }
         Some(snapshots)
+    }
+
+    pub(super) fn upkeep(&self) -> Vec<(StoreName, Upkeep)> {
+        let of = |store: &StoreName| -> Vec<_> {
+            let slots = self.slots.values().map(|slot| &slot.config).filter(|secret| secret.store == *store);
+            slots.filter_map(|secret| Some((&secret.locator, secret.poll?))).collect()
+        };
+        self.stores.iter().filter_map(|(name, store)| Some((name.clone(), store.upkeep(&of(name))?))).collect()
     }
 
     pub(super) fn status(&self, wall: Timestamp, mono: Instant) -> Vec<SecretStatus> {

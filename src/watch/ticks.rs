@@ -38,6 +38,8 @@ pub(super) struct Drawn {
     pub(super) ceiling: Duration,
     /// The store's wish: not earlier than that.
     pub(super) retry_after: Option<Duration>,
+    /// How the die fell for it.
+    pub(super) die: f64,
 }
 
 impl Ticks {
@@ -69,14 +71,7 @@ impl Ticks {
 
     /// The next tick of those with this poll. One that lies ahead is joined, however near it is: a read more costs a place
     /// among those that are gathered anyway, a tick of its own would cost a request each time.
-    pub(super) fn poll(
-        &mut self,
-        store: &StoreName,
-        poll: Duration,
-        first: bool,
-        now: Instant,
-        die: f64,
-    ) -> Instant {
+    pub(super) fn poll(&mut self, store: &StoreName, poll: Duration, first: bool, now: Instant, die: f64) -> Instant {
         let tick = self.polls.entry((store.clone(), poll)).or_insert(now);
         if *tick <= now {
             let wait = match first {
@@ -107,9 +102,12 @@ impl Ticks {
     /// How long after a failed read the next attempt follows: with the others whose backoff has come as far, one die for
     /// all; with a poll's tick where one lies between what was drawn and what could have been. Never before `retry_after`.
     pub(super) fn after_failure(&mut self, store: &StoreName, drawn: Drawn, now: Instant) -> Duration {
-        let least = now + drawn.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX).max(RETRY_AHEAD);
-        let most = now + drawn.ceiling.max(drawn.wait);
-        let own = now + drawn.wait;
+        let asked = drawn.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+        // After what the store asked for come up to 10 %; late in that, so that those who are told a little later can join.
+        let (least, spread) = (now + asked.max(RETRY_AHEAD), (asked / 10).max(RETRY_AHEAD));
+        let late = drawn.retry_after.map(|_| asked + spread.mul_f64(0.5 + drawn.die.clamp(0.0, 1.0) / 2.0));
+        let own = now + late.map_or(drawn.wait, |late| late.max(drawn.wait));
+        let most = own.max(now + drawn.ceiling.max(asked + spread));
         let polls = self.polls.iter().filter(|((of, _), _)| of == store).map(|(_, tick)| *tick);
         let poll = polls.filter(|tick| (own..=most).contains(tick)).min();
         let tick = self.retries.entry((store.clone(), drawn.ceiling)).or_insert(now);
