@@ -1,7 +1,7 @@
 //! Who the agent is to AWS: credentials and region by the SDK's own chain, over the agent's one TLS stack.
 //!
 //! The chain (<https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>): the environment, the
-//! profile (keys, `role_arn`, `credential_process`; not SSO), a web identity (EKS), the container's endpoint (ECS, Pod
+//! profile (keys, `role_arn`, `credential_process`, SSO), a web identity (EKS), the container's endpoint (ECS, Pod
 //! Identity), the instance's metadata (IMDSv2). Variables and files mean what they mean to every AWS tool.
 //!
 //! Nothing is opened, asked or allocated before the first question; files are read anew at each.
@@ -14,8 +14,10 @@ use std::time::{Duration, SystemTime};
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials as _;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -142,6 +144,35 @@ impl Identity {
         self.loader().load().await
     }
 
+    /// The same with what a config says instead: a profile, a role to assume with what the chain gives, a region. Files
+    /// and variables are read anew; no credentials are asked for yet.
+    pub async fn config_as(&self, profile: Option<&str>, role: Option<&str>, region: Option<&str>) -> SdkConfig {
+        let mut loader = self.loader();
+        if let Some(profile) = profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region.to_owned()));
+        }
+        if let Some((given, region)) = &self.fixed {
+            let given = aws_credential_types::Credentials::new(
+                given.access_key_id.as_str(),
+                given.secret_access_key.expose_str().unwrap_or_default(),
+                given.session_token.as_ref().and_then(SecretBytes::expose_str).map(str::to_owned),
+                given.ends,
+                "leasehold",
+            );
+            loader = loader.credentials_provider(given);
+            if let Some(region) = region {
+                loader = loader.region(Region::new(region.clone()));
+            }
+        }
+        let config = loader.load().await;
+        let Some(role) = role else { return config };
+        let role = AssumeRoleProvider::builder(role).session_name("leasehold").configure(&config).build().await;
+        config.into_builder().credentials_provider(SharedCredentialsProvider::new(role)).build()
+    }
+
     fn loader(&self) -> ConfigLoader {
         // With rustls on ring; it trusts whom the system trusts, and loads that when it first connects.
         let http = self.http.get_or_init(|| {
@@ -149,6 +180,18 @@ impl Identity {
         });
         aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone())
     }
+}
+
+/// Why there are no credentials, where that is why a request of the SDK failed.
+pub fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(found) = cause.downcast_ref::<CredentialsError>() {
+            return Some(told(found));
+        }
+        next = cause.source();
+    }
+    None
 }
 
 /// The SDK's error in one line. Its innermost causes say the most.

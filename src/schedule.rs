@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::config::model::Settle;
 use crate::secret::Lease;
 
@@ -12,6 +14,13 @@ use crate::secret::Lease;
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// The shortest wait between two reads that an `expires_at` can cause.
 pub const EXPIRY_FLOOR: Duration = Duration::from_secs(1);
+/// How long before an announced rotation the reads become frequent: the date is rounded to the hour, and the rotation may
+/// come before it.
+pub const ROTATION_LEAD: Duration = Duration::from_secs(30 * 60);
+/// How long after it they stay so: the rotation comes some time in a window that the date begins.
+pub const ROTATION_TAIL: Duration = Duration::from_secs(60 * 60);
+/// How often is read around an announced rotation, however seldom the poll: so long a rotation stays unnoticed then.
+pub const ROTATION_POLL: Duration = Duration::from_secs(30);
 /// How often values are read that should have ended and that nothing polls.
 pub const EXPIRED_POLL: Duration = Duration::from_secs(60);
 
@@ -115,6 +124,21 @@ pub fn next_read(poll: Option<Duration>, expires_in: Option<Duration>, die: f64)
     }
 }
 
+/// How long until the next read that a rotation asks for, which a store has announced for about `announced` (wall times,
+/// both): until [`ROTATION_LEAD`] before it, then [`ROTATION_POLL`] until [`ROTATION_TAIL`] after it. None: that is over, and
+/// the announcement is stale. The poll goes on beside this, and does not matter here.
+///
+/// Source: AWS Secrets Manager, `DescribeSecret`: `NextRotationDate` is rounded to the hour, and the secret is rotated on or
+/// before it, or within the rotation window that it begins.
+pub fn around_rotation(announced: Timestamp, now: Timestamp) -> Option<Duration> {
+    let signed = |length: Duration| SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX);
+    let ahead = announced.duration_since(now);
+    if ahead > signed(ROTATION_LEAD) {
+        return Some(Duration::try_from(ahead).unwrap_or_default().saturating_sub(ROTATION_LEAD));
+    }
+    (-ahead <= signed(ROTATION_TAIL)).then_some(ROTATION_POLL)
+}
+
 /// How long until the first of what is then done every so often: anywhere within, its first tenth aside. Those who begin
 /// together (a fleet that is deployed) are spread out from then on; jitter alone takes hours to do that.
 pub fn first_after(every: Duration, die: f64) -> Duration {
@@ -202,6 +226,19 @@ mod tests {
         assert_eq!(next_read(Some(secs(600)), Some(Duration::ZERO), 0.5), Some(secs(600)));
         assert_eq!(first_after(secs(100), 0.0), secs(10));
         assert_eq!(first_after(secs(100), 1.0), secs(100));
+    }
+
+    #[test]
+    fn an_announced_rotation_is_read_for_often_from_before_it_until_after_it() {
+        let announced = Timestamp::from_second(1_800_000_000).unwrap();
+        let at = |second: i64| around_rotation(announced, announced + SignedDuration::from_secs(second));
+        let (lead, tail) = (-30 * 60, 60 * 60);
+        assert_eq!(at(-30 * 86_400), Some(secs(30 * 86_400 - 1800)), "a month ahead it costs one read");
+        assert_eq!(at(lead - 1), Some(secs(1)));
+        assert_eq!([at(lead), at(lead + 1), at(0), at(tail - 1), at(tail)], [Some(ROTATION_POLL); 5]);
+        assert_eq!(at(tail + 1), None);
+        assert_eq!(around_rotation(Timestamp::MIN, Timestamp::MAX), None);
+        assert!(around_rotation(Timestamp::MAX, Timestamp::MIN) > Some(secs(1 << 38)));
     }
 
     #[test]

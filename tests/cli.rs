@@ -248,6 +248,7 @@ fn view() -> StatusView {
         started_at: now,
         targets: vec![target],
         secrets: vec![],
+        stores: vec![],
     }
 }
 

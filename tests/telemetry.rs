@@ -18,7 +18,7 @@ use leasehold::telemetry::audit::{Actor, Audit, Event};
 use leasehold::telemetry::logging::{Format, Lines, filter};
 use leasehold::telemetry::mask::{Registry, registry};
 use leasehold::telemetry::metrics::Metrics;
-use leasehold::telemetry::view::{LastRotation, SecretView, StatusView, TargetView};
+use leasehold::telemetry::view::{LastRotation, SecretView, StatusView, StoreView, TargetView};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -211,6 +211,14 @@ fn status() -> StatusView {
         started_at: at(500),
         targets: vec![target],
         secrets: vec![odd, key, database],
+        stores: vec![StoreView {
+            name: "bedrock".into(),
+            how: "in batches of 20".into(),
+            calls_per_hour: 55.0,
+            usd_per_month: 0.2,
+            calls: BTreeMap::from([("BatchGetSecretValue".to_owned(), 50), ("DescribeSecret".to_owned(), 5)]),
+            identity: None,
+        }],
     }
 }
 
@@ -234,6 +242,9 @@ fn the_metrics_have_their_names_labels_and_values() {
         "leasehold_secret_overdue{secret=\"anthropic\"} 1.0",
         "leasehold_secret_age_seconds{secret=\"a\\\"b\\\\c\\nd\"} 500.0",
         "leasehold_store_reads_total{store=\"vault\"} 1",
+        "# TYPE leasehold_store_requests counter",
+        "leasehold_store_requests_total{store=\"bedrock\",request=\"BatchGetSecretValue\"} 50",
+        "leasehold_store_requests_total{store=\"bedrock\",request=\"DescribeSecret\"} 5",
         "leasehold_store_errors_total{store=\"vault\",kind=\"denied\"} 1",
         "leasehold_rotations_total{target=\"litellm\",outcome=\"rolled_back\"} 1",
         "leasehold_rotations_total{target=\"litellm\",outcome=\"committed\"} 0",

@@ -11,15 +11,16 @@ use jiff::Timestamp;
 use super::announce::well;
 use super::building::Clock;
 use crate::admin::AdminView;
-use crate::config::model::{Config, Locator, SecretConfig, TargetName};
+use crate::config::model::{Config, Locator, SecretConfig, StoreName, TargetName};
 use crate::control::{Operations, RefreshLine, Refusal};
 use crate::driver::{Driver, Refused};
 use crate::journal::History;
 use crate::secret::SecretName;
+use crate::store::Upkeep;
 use crate::telemetry::audit::{Actor, Audit, Event};
 use crate::telemetry::mask;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::view::{HistoryEntry, SecretView, StatusView, TargetView};
+use crate::telemetry::view::{HistoryEntry, SecretView, StatusView, StoreView, TargetView};
 use crate::watch::{SecretStatus, Uses, WatchHandle};
 
 /// What the loop, the control socket and the admin endpoint have in common.
@@ -70,6 +71,7 @@ impl Shared {
             config_error: lock(&self.config_error).clone(),
             targets,
             secrets: secrets.iter().map(|s| secret_view(s, config.secrets.get(&s.name))).collect(),
+            stores: self.watch.upkeep().into_iter().map(store_view).collect(),
         }
     }
 
@@ -129,6 +131,18 @@ fn secret_view(status: &SecretStatus, config: Option<&SecretConfig>) -> SecretVi
         max_age_seconds: status.max_age.map(|d| d.as_secs()),
         error: status.error.as_ref().map(|e| mask::display(e)),
         failing_since: status.failing_since,
+    }
+}
+
+fn store_view((name, upkeep): (StoreName, Upkeep)) -> StoreView {
+    let Upkeep { how, calls_per_hour, usd_per_month, calls, identity } = upkeep;
+    StoreView {
+        name: name.to_string(),
+        how: mask::display(&how),
+        calls_per_hour,
+        usd_per_month,
+        calls: calls.into_iter().map(|(request, count)| (request.to_owned(), count)).collect(),
+        identity,
     }
 }
 

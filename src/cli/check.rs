@@ -36,6 +36,9 @@ pub(super) fn run(arguments: &Check, context: &Context) -> Result<u8, Failure> {
             number => format!("{file}: {}{doubts}\n", count(number, "fault")),
         };
         let mut text = verdict;
+        for (store, allowed) in &report.allowed {
+            text.push_str(&format!("\nstore {store}, what this identity may do:\n\n{}\n", allowed.join("\n")));
+        }
         for (store, policy) in &report.policies {
             text.push_str(&format!("\nstore {store}, the smallest policy that this config needs:\n\n{policy}\n"));
         }

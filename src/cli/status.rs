@@ -8,7 +8,7 @@ use super::table::{Cell, Paint, Table, cell, painted, remarks};
 use super::words::{duration, maybe_relative, moment, relative};
 use super::{Context, history};
 use crate::control::{Client, ControlError};
-use crate::telemetry::view::{SecretView, StatusView, TargetView};
+use crate::telemetry::view::{SecretView, StatusView, StoreView, TargetView};
 
 /// Pause between two looks of `--watch`.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -83,10 +83,16 @@ fn text(status: &StatusView, colour: bool) -> String {
     for secret in &status.secrets {
         secrets.row(secret_row(secret, status), remarks(secret.error.as_deref(), Paint::Red));
     }
+    let mut stores = Table::new(&["STORE", "CALLS/H", "$/MONTH", "CALLS SINCE THE START"]);
+    for store in &status.stores {
+        stores.row(store_row(store), store_remarks(store));
+    }
     if let Some(error) = &status.config_error {
         out.push_str(&format!("config or template on disk is not in force: {error}\n"));
     }
-    for table in [targets.text(colour), secrets.text(colour)].iter().filter(|text| !text.is_empty()) {
+    for table in
+        [targets.text(colour), secrets.text(colour), stores.text(colour)].iter().filter(|text| !text.is_empty())
+    {
         out += "\n";
         out += table;
     }
@@ -158,6 +164,21 @@ fn secret_row(secret: &SecretView, status: &StatusView) -> Vec<Cell> {
     ]
 }
 
+fn store_row(store: &StoreView) -> Vec<Cell> {
+    let calls: Vec<String> = store.calls.iter().map(|(request, count)| format!("{request} {count}")).collect();
+    vec![
+        cell(&store.name),
+        cell(format!("{:.0}", store.calls_per_hour)),
+        cell(format!("{:.2}", store.usd_per_month)),
+        cell(if calls.is_empty() { "-".to_owned() } else { calls.join(", ") }),
+    ]
+}
+
+fn store_remarks(store: &StoreView) -> Vec<Cell> {
+    let identity = store.identity.as_ref().map(|identity| cell(format!("acting as {identity}")));
+    std::iter::once(cell(&store.how)).chain(identity).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -227,6 +248,24 @@ mod tests {
                     error: Some("permission denied".into()),
                     failing_since: Some(at(-300)),
                     ..secret("redis")
+                },
+            ],
+            stores: vec![
+                StoreView {
+                    name: "bedrock".into(),
+                    how: "1,000 secrets in batches of 20 every 60 s".into(),
+                    calls_per_hour: 3_300.4,
+                    usd_per_month: 12.046,
+                    calls: BTreeMap::from([("BatchGetSecretValue".into(), 150), ("DescribeSecret".into(), 15)]),
+                    identity: Some("arn:aws:sts::123456789012:assumed-role/app/i-0".into()),
+                },
+                StoreView {
+                    name: "eu".into(),
+                    how: "one by one".into(),
+                    calls_per_hour: 0.4,
+                    usd_per_month: 0.001,
+                    calls: BTreeMap::new(),
+                    identity: None,
                 },
             ],
         };

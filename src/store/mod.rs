@@ -1,5 +1,6 @@
 //! Where secrets come from: the trait that every store implements, and what can go wrong.
 
+pub mod aws;
 mod canonical;
 pub mod file;
 mod gate;

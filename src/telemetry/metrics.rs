@@ -92,7 +92,7 @@ impl Metrics {
             drop(self.reads.get_or_create(&vec![("store", secret.store.clone())]));
         }
         let mut text = String::new();
-        for registry in [self.counters(), own_gauges(status), runbook_gauges(status)] {
+        for registry in [self.counters(), store_requests(status), own_gauges(status), runbook_gauges(status)] {
             // Writing to a String does not fail.
             let _ = encode_registry(&mut text, &registry);
         }
@@ -142,6 +142,20 @@ pub fn plain(open_metrics: &str) -> String {
         }
     }
     text
+}
+
+/// The stores count these themselves.
+fn store_requests(status: &StatusView) -> Registry {
+    let requests = Counters::default();
+    for store in &status.stores {
+        for (request, count) in &store.calls {
+            let labels = vec![("store", store.name.clone()), ("request", request.clone())];
+            requests.get_or_create(&labels).inc_by(*count);
+        }
+    }
+    let mut registry = Registry::with_prefix("leasehold");
+    registry.register("store_requests", "Requests to a store that is paid by the request", requests);
+    registry
 }
 
 fn own_gauges(status: &StatusView) -> Registry {

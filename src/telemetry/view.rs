@@ -21,6 +21,26 @@ pub struct StatusView {
     pub targets: Vec<TargetView>,
     /// Secrets, in the order of their names.
     pub secrets: Vec<SecretView>,
+    /// Stores that are paid by the request, in the order of their names.
+    #[serde(default)]
+    pub stores: Vec<StoreView>,
+}
+
+/// What it takes to watch the secrets of one store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreView {
+    /// Its name.
+    pub name: String,
+    /// How its secrets are watched, in one line; masked.
+    pub how: String,
+    /// Requests an hour while nothing changes.
+    pub calls_per_hour: f64,
+    /// What these cost in a month of 730 hours, in US dollars.
+    pub usd_per_month: f64,
+    /// Requests made since the start (or since the store's config was changed), by the API's name of each.
+    pub calls: BTreeMap<String, u64>,
+    /// Who the store says the agent is, once that is known.
+    pub identity: Option<String>,
 }
 
 /// One secret.

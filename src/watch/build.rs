@@ -3,18 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use ring::rand::SecureRandom;
 
 use super::Stores;
 use crate::aws_identity::Identity;
-use crate::config::model::{Config, Locator, StoreConfig, StoreName};
+use crate::config::model::{Config, StoreConfig, StoreName};
 use crate::digest::Key;
-use crate::secret::Reading;
+use crate::store::aws::AwsStore;
 use crate::store::file::FileStore;
 use crate::store::vault::VaultStore;
-use crate::store::{Senses, Store, StoreError, StoreErrorKind};
+use crate::store::{Senses, Store};
 use crate::telemetry::mask;
 
 /// Every store that the config declares. Opens, connects to and watches nothing yet.
@@ -44,7 +43,7 @@ fn one(name: &StoreName, config: &StoreConfig, key: &Key) -> Arc<dyn Store> {
     match config {
         StoreConfig::File(file) => Arc::new(FileStore::new(name.clone(), file.path.clone(), key.clone())),
         StoreConfig::Vault(vault) => Arc::new(VaultStore::new(name.clone(), vault, key.clone(), senses())),
-        StoreConfig::Aws(_) => Arc::new(NotBuilt { name: name.clone(), kind: "aws-secrets-manager" }),
+        StoreConfig::Aws(aws) => Arc::new(AwsStore::new(name.clone(), aws, senses())),
     }
 }
 
@@ -65,26 +64,5 @@ fn dice() -> f64 {
     match ring::rand::SystemRandom::new().fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
         Err(_) => 0.5,
-    }
-}
-
-/// Stands where this build has no reader.
-struct NotBuilt {
-    name: StoreName,
-    kind: &'static str,
-}
-
-impl Store for NotBuilt {
-    fn read<'a>(&'a self, _locator: &'a Locator) -> BoxFuture<'a, Result<Reading, StoreError>> {
-        Box::pin(async {
-            Err(StoreError {
-                kind: StoreErrorKind::NotBuilt,
-                message: format!(
-                    "store {}: type {} is not built yet; file and vault stores can be read",
-                    self.name, self.kind
-                ),
-                retry_after: None,
-            })
-        })
     }
 }

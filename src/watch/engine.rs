@@ -297,6 +297,8 @@ impl Engine {
             let mut state = lock(&self.state);
             let Some(timer) = state.timers.pop(now) else { break };
             match timer {
+                // The read in flight will do: one that follows it would stand beside the others' tick.
+                Timer::Read(name) if state.is_gathering(&name) => {}
                 Timer::Read(name) => {
                     drop(state);
                     self.read(&name);

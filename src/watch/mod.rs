@@ -9,6 +9,8 @@
 //! overlap is simply a new snapshot. It survives restarts (see [`memory`]); ends are wall-clock times, so a clock set
 //! forwards while the agent is down may end an overlap early, but none ever lasts longer than `overlap` from a restart.
 //!
+//! Secrets of a store that gathers reads are read together, on ticks that they share (see `ticks`).
+//!
 //! Leases are renewed, looked up, replaced before their end, and revoked once no target stands on them (see `leases`); what
 //! is held survives restarts (see `ledger`).
 
@@ -27,6 +29,7 @@ mod overlap;
 mod record;
 mod slot;
 mod state;
+mod ticks;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +48,7 @@ pub use once_leases::Holding;
 use crate::config::model::{Config, StoreName, TargetName};
 use crate::secret::{Reading, SecretName, Snapshot, Standing, Version};
 use crate::state_dir::Keeping;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Upkeep};
 use state::State;
 
 /// Stores by name.
@@ -162,6 +165,11 @@ impl WatchHandle {
     pub fn status(&self) -> Vec<SecretStatus> {
         let wall = (self.surroundings.clock)();
         self.state().status(wall, tokio::time::Instant::now())
+    }
+
+    /// What it takes to keep the secrets in use of each store watched, where that costs anything that is counted.
+    pub fn upkeep(&self) -> Vec<(StoreName, Upkeep)> {
+        self.state().upkeep()
     }
 
     /// Reads these secrets (None: all in use) now and waits for the answers. A read in flight does not count: what is

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::memory::Memory;
 use super::once_leases::Holding;
 use super::overlap::Now;
-use super::slot::{Before, Known, Read, Slot, Source, Wanted};
+use super::slot::{Before, Known, Read, Slot, Source};
 use super::state::{add, remembered};
 use super::{Stores, Surroundings, Uses};
 use crate::config::model::{Config, SecretConfig, TargetName};
@@ -57,13 +57,13 @@ pub async fn read_once(
     let mut reads: FuturesUnordered<_> = slots
         .values()
         .map(|slot| {
-            let (source, secret) = (slot.source.clone(), slot.config.clone());
+            let (source, secret, known) = (slot.source.clone(), slot.config.clone(), slot.known());
             let dice = Arc::clone(&surroundings.dice);
             async move {
                 if let Some(held) = holding.good(&secret, stores, Instant::now()).await {
                     return (secret.name, Ok((Some(Reading::clone(&held)), Before::NotAsked)));
                 }
-                let read = patiently(source, &secret, until, &*dice).await;
+                let read = patiently(source, &secret, known, until, &*dice).await;
                 if let Ok((Some(reading), _)) = &read {
                     let reading = Arc::new(reading.clone());
                     holding.hold(&secret, &reading, uses, stores, now()).await;
@@ -81,7 +81,7 @@ pub async fn read_once(
                     (surroundings.on_reading)(&name, reading);
                 }
                 if let Some(slot) = slots.get_mut(&name) {
-                    let _always_news = slot.finish(Ok((reading, before)), now(), 0.5);
+                    let _always_news = slot.finish(Ok((reading, before)), now(), 0.5, None);
                 }
             }
         }
@@ -128,15 +128,14 @@ fn slots(
 async fn patiently(
     source: Source,
     secret: &SecretConfig,
+    known: Known,
     until: Option<Instant>,
     dice: &(dyn Fn() -> f64 + Send + Sync),
 ) -> Read {
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     let mut last = None;
     loop {
-        let previous = if secret.overlap.is_zero() { Wanted::Never } else { Wanted::WithNews };
-        let known = Known { current: None, previous };
-        let read = source.clone().read(secret.name.clone(), secret.locator.clone(), known);
+        let read = source.clone().read(secret.name.clone(), secret.locator.clone(), known.clone());
         let read = match until {
             None => return read.await,
             Some(until) => tokio::time::timeout_at(until, read).await,

@@ -74,11 +74,12 @@ impl Overlap {
                 changed |= before.reading.is_none() && !overlap.is_zero();
             }
             Some(before) => {
-                self.previous = before
-                    .reading
-                    .or_else(|| kept.cloned())
-                    .filter(|_| !overlap.is_zero())
-                    .map(|reading| Previous::new(reading, overlap, now));
+                let previous = match before.reading.or_else(|| kept.cloned()) {
+                    Some(reading) => Previous::new(reading, overlap, now),
+                    // The store may give its values later.
+                    None => Previous::unread(before.version, overlap, now),
+                };
+                self.previous = (!overlap.is_zero()).then_some(previous);
             }
             None => self.previous = kept.and_then(|kept| Previous::since_created(kept, current, overlap, now)),
         }
@@ -129,6 +130,10 @@ impl Previous {
             until: later(now.wall, overlap),
             ends: now.mono + overlap,
         }
+    }
+
+    fn unread(version: Version, overlap: Duration, now: Now) -> Self {
+        Self { version, reading: None, until: later(now.wall, overlap), ends: now.mono + overlap }
     }
 
     /// One that was remembered to last until `until`: never longer than a whole overlap from now, whatever the wall clock

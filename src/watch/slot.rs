@@ -9,15 +9,18 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::overlap::{Now, Overlap, later, left};
+use super::ticks::{Drawn, Ticks};
 use super::{Refreshed, SecretStatus};
 use crate::config::model::{Locator, SecretConfig, TargetName};
 use crate::schedule::{self, Backoff};
-use crate::secret::{Again, Reading, SecretName};
+use crate::secret::{Again, Reading, SecretName, Version};
 use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Bound on one read, for a store that does not bound itself.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Reads of one store at a time.
+/// The same for a store that gathers: all of its reads begin at once, so this holds their wait for each other, too.
+const GATHERED_TIMEOUT: Duration = Duration::from_secs(300);
+/// Reads of one store at a time, where it does not gather them.
 const READS_AT_ONCE: usize = 32;
 /// Between reads that fail.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -30,11 +33,11 @@ type Answer = oneshot::Sender<Result<Refreshed, StoreError>>;
 /// An answer to come, or why there is none.
 pub(super) type Answering = Result<oneshot::Receiver<Result<Refreshed, StoreError>>, StoreError>;
 
-/// A store, and how many may read it at once.
+/// A store, and how many may read it at once (None: it gathers what begins together).
 #[derive(Clone)]
 pub(super) struct Source {
     pub(super) store: Arc<dyn Store>,
-    gate: Arc<Semaphore>,
+    gate: Option<Arc<Semaphore>>,
 }
 
 /// What a read brought: the reading (None: what is known is still so), and what is known of the version before.
@@ -49,12 +52,16 @@ pub(super) enum Before {
 }
 
 /// What is known of a secret when a read of it begins.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Known {
     /// What is in use, where reading again costs nothing.
     pub(super) current: Option<Arc<Reading>>,
     /// Whether the version before is wanted.
     pub(super) previous: Wanted,
+    /// The version that a target was given last.
+    pub(super) in_use: Option<Version>,
+    /// The one that was in use before it, while its overlap lasts.
+    pub(super) before: Option<Version>,
 }
 
 /// Whether the version before is wanted.
@@ -107,13 +114,23 @@ pub(super) struct Finished {
 
 impl Source {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, gate: Arc::new(Semaphore::new(READS_AT_ONCE)) }
+        let gate = (!store.gathers()).then(|| Arc::new(Semaphore::new(READS_AT_ONCE)));
+        Self { store, gate }
+    }
+
+    /// Whether reads that begin together are gathered.
+    pub(super) fn gathers(&self) -> bool {
+        self.gate.is_none()
     }
 
     /// Reads, and asks for the version before where that may be wanted.
     pub(super) async fn read(self, name: SecretName, locator: Locator, known: Known) -> Read {
-        let _permit = self.gate.acquire().await;
-        let Known { current, previous } = known;
+        let _permit = match &self.gate {
+            Some(gate) => gate.acquire().await.ok(),
+            None => None,
+        };
+        let bound = if self.gathers() { GATHERED_TIMEOUT } else { READ_TIMEOUT };
+        let Known { current, previous, in_use, before } = known;
         let reading = async {
             let reading = match &current {
                 Some(current) => self.store.read_again(&locator, current).await?,
@@ -126,7 +143,9 @@ impl Source {
                 Wanted::Still => reading.as_ref().or(current.as_deref()),
             };
             let Some(of) = of else { return Ok((reading, Before::NotAsked)) };
-            let before = match self.store.previous(&locator, of, None).await {
+            // What was in use, not what the store calls previous: several versions may have come and gone.
+            let before = in_use.as_ref().filter(|in_use| **in_use != of.version).or(before.as_ref());
+            let before = match self.store.previous(&locator, of, before).await {
                 Ok(before) => Before::Is(before),
                 Err(error) => {
                     tracing::warn!(secret = %name, "cannot read the version before: {error}");
@@ -135,10 +154,10 @@ impl Source {
             };
             Ok((reading, before))
         };
-        tokio::time::timeout(READ_TIMEOUT, reading).await.unwrap_or_else(|_elapsed| {
+        tokio::time::timeout(bound, reading).await.unwrap_or_else(|_elapsed| {
             Err(StoreError {
                 kind: StoreErrorKind::Unavailable,
-                message: format!("secret {name}: its store did not answer in {} s", READ_TIMEOUT.as_secs()),
+                message: format!("secret {name}: its store did not answer in {} s", bound.as_secs()),
                 retry_after: None,
             })
         })
@@ -180,7 +199,12 @@ impl Slot {
             false if self.unread_before => Wanted::Still,
             false => Wanted::WithNews,
         };
-        Known { current, previous }
+        Known {
+            current,
+            previous,
+            in_use: self.overlap.in_use.as_ref().map(|in_use| in_use.version.clone()),
+            before: self.overlap.previous.as_ref().map(|previous| previous.version.clone()),
+        }
     }
 
     /// Goes on with what an earlier life made.
@@ -211,15 +235,21 @@ impl Slot {
         self.busy
     }
 
-    pub(super) fn finish(&mut self, read: Read, now: Now, die: f64) -> Finished {
+    /// Whether a read is in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// A read has ended. `ticks`: those of a store that gathers.
+    pub(super) fn finish(&mut self, read: Read, now: Now, die: f64, ticks: Option<&mut Ticks>) -> Finished {
         self.reads += 1;
         self.last_attempt = Some(now.wall);
         let (finished, answer) = match read {
-            Ok((reading, before)) => self.succeed(reading, before, now, die),
+            Ok((reading, before)) => self.succeed(reading, before, now, die, ticks),
             Err(error) => {
                 self.errors += 1;
                 self.failing_since.get_or_insert(now.wall);
-                let pause = Some(self.backoff.fail(die, error.retry_after));
+                let pause = Some(self.fail(error.retry_after, now, die, ticks));
                 self.error = Some(error.clone());
                 (Finished { first: false, news: false, pause }, Err(error))
             }
@@ -231,12 +261,23 @@ impl Slot {
         finished
     }
 
+    /// How long until the next attempt.
+    fn fail(&mut self, retry_after: Option<Duration>, now: Now, die: f64, ticks: Option<&mut Ticks>) -> Duration {
+        let ceiling = self.backoff.ceiling();
+        let wait = self.backoff.fail(die, retry_after);
+        match ticks {
+            Some(ticks) => ticks.after_failure(&self.config.store, Drawn { wait, ceiling, retry_after, die }, now.mono),
+            None => wait,
+        }
+    }
+
     fn succeed(
         &mut self,
         reading: Option<Reading>,
         before: Before,
         now: Now,
         die: f64,
+        ticks: Option<&mut Ticks>,
     ) -> (Finished, Result<Refreshed, StoreError>) {
         self.backoff.reset();
         (self.error, self.failing_since, self.last_success) = (None, None, Some(now.wall));
@@ -265,9 +306,12 @@ impl Slot {
             late = !news && kept.is_some();
             self.kept = kept.filter(|kept| kept.version != current.version).map(Arc::new);
         }
-        let pause = match (pause(current, self.config.poll, now, die), self.config.poll) {
-            (Some(pause), Some(poll)) if first => Some(pause.min(schedule::first_after(poll, die))),
-            (pause, _) => pause,
+        let pause = match (ticks, self.config.poll) {
+            (Some(ticks), _) => ticks.after_read(&self.config, current, first, now, die),
+            (None, Some(poll)) if first => {
+                pause(current, Some(poll), now, die).map(|pause| pause.min(schedule::first_after(poll, die)))
+            }
+            (None, poll) => pause(current, poll, now, die),
         };
         let refreshed = Refreshed { version: current.version.clone(), changed: news };
         (Finished { first, news: news || late, pause }, Ok(refreshed))

@@ -14,17 +14,20 @@ use super::leases::{Key, Leases};
 use super::memory::Memory;
 use super::overlap::{Now, Overlap};
 use super::slot::{Finished, Read, Slot, Source};
+use super::ticks::Ticks;
 use super::timers::{Timer, Timers};
 use super::{SecretStatus, Stores, Uses};
 use crate::config::model::{Config, SecretConfig, Settle, StoreName, TargetName};
 use crate::schedule::{self, Settling};
 use crate::secret::{Again, Reading, SecretName, Snapshot, Version};
+use crate::store::Upkeep;
 
 pub(super) struct State {
     origin: Instant,
     pub(super) slots: BTreeMap<SecretName, Slot>,
     targets: BTreeMap<TargetName, Target>,
     pub(super) timers: Timers,
+    ticks: Ticks,
     /// Targets to be given a snapshot now.
     ready: BTreeSet<TargetName>,
     next_id: u64,
@@ -60,6 +63,7 @@ impl State {
             slots: BTreeMap::new(),
             targets: BTreeMap::new(),
             timers: Timers::default(),
+            ticks: Ticks::default(),
             ready: BTreeSet::new(),
             next_id: 0,
             leases: Leases::default(),
@@ -94,6 +98,11 @@ impl State {
         }
         memory.retain(&config.secrets, now);
         self.stores.clone_from(stores);
+        self.ticks.retain(|store, poll| {
+            let polled =
+                |poll| config.secrets.values().any(|secret| secret.store == *store && secret.poll == Some(poll));
+            stores.contains_key(store) && poll.is_none_or(polled)
+        });
         self.revoking = revoking(config);
         self.checks = config.stores.iter().map(|(name, store)| (Arc::clone(name), lease_check(store))).collect();
         let sources: BTreeMap<_, _> =
@@ -135,7 +144,10 @@ impl State {
             self.ready.extend(slot.targets.iter().cloned());
         }
         if slot.config.poll != secret.poll && !slot.is_failing() {
-            let next = secret.poll.map(|poll| now.mono + schedule::first_after(poll, die));
+            let next = secret.poll.map(|poll| match slot.source.gathers() {
+                true => self.ticks.poll(&secret.store, poll, true, now.mono, die),
+                false => now.mono + schedule::first_after(poll, die),
+            });
             self.timers.set(Timer::Read(secret.name.clone()), next);
         }
         slot.config = secret.clone();
@@ -190,7 +202,8 @@ impl State {
         dice: &dyn Fn() -> f64,
     ) -> Unseen {
         let Some(slot) = self.slots.get_mut(name).filter(|slot| slot.id == id) else { return Unseen::new() };
-        let Finished { first, news, pause } = slot.finish(read, now, dice());
+        let ticks = slot.source.gathers().then_some(&mut self.ticks);
+        let Finished { first, news, pause } = slot.finish(read, now, dice(), ticks);
         let unseen = slot.current.iter().chain(&slot.kept).filter(|_| news);
         let unseen = unseen.map(|reading| (name.clone(), Arc::clone(reading))).collect();
         self.timers.set(Timer::Read(name.clone()), pause.map(|pause| now.mono + pause));
@@ -222,6 +235,11 @@ impl State {
                 self.timers.set(Timer::Emit(name.clone()), due);
             }
         }
+    }
+
+    /// Whether a read of it is in flight at a store that gathers.
+    pub(super) fn is_gathering(&self, name: &SecretName) -> bool {
+        self.slots.get(name).is_some_and(|slot| slot.source.gathers() && slot.is_busy())
     }
 
     pub(super) fn settled(&mut self, target: TargetName) {
@@ -312,6 +330,14 @@ impl State {
             snapshots.mark_changed();
         }
         Some(snapshots)
+    }
+
+    pub(super) fn upkeep(&self) -> Vec<(StoreName, Upkeep)> {
+        let of = |store: &StoreName| -> Vec<_> {
+            let slots = self.slots.values().map(|slot| &slot.config).filter(|secret| secret.store == *store);
+            slots.filter_map(|secret| Some((&secret.locator, secret.poll?))).collect()
+        };
+        self.stores.iter().filter_map(|(name, store)| Some((name.clone(), store.upkeep(&of(name))?))).collect()
     }
 
     pub(super) fn status(&self, wall: Timestamp, mono: Instant) -> Vec<SecretStatus> {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests are tests, too")]
 
+mod gathering;
 mod leases;
 mod memory;
 mod once;

@@ -241,6 +241,69 @@ async fn a_store_that_keeps_versions_is_asked_instead_of_remembering_values() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_version_before_is_asked_for_by_name_after_two_quick_rotations_and_after_a_restart() {
+    let dir = tempdir().unwrap();
+    let shelf = Shelf::new(&[("a", "a1")]);
+    for value in ["a0", "a1", "a2", "a3", "a4", "a5"] {
+        let reading = reading(value);
+        shelf.versioned.lock().unwrap().insert(reading.version.clone(), reading);
+    }
+    // What the store itself would call previous was never in use here.
+    shelf.keep("a", "wrong");
+    let asked = || std::mem::take(&mut *shelf.asked_before.lock().unwrap());
+    let version = |value: &str| Some(reading(value).version);
+    let world = World::new(dir.path(), &shelf, &[secret("a", DAY)], &[("t", &["a"])]);
+    let running = world.spawn();
+    let mut target = running.target("t");
+    target.next().await;
+    assert_eq!(asked(), [None], "nothing was in use before");
+    shelf.set("a", "a2");
+    tokio::time::sleep(secs(1)).await;
+    shelf.set("a", "a3");
+    assert_eq!(values(&target.next().await.0), ["a=a3", "previous.a=a1"]);
+    assert_eq!(asked(), [version("a1"), version("a1")]);
+    running.stop().await;
+
+    let running = world.spawn();
+    assert_eq!(values(&running.target("t").next().await.0), ["a=a3", "previous.a=a1"]);
+    assert_eq!(asked(), [version("a1")], "the remembered one");
+    running.stop().await;
+    assert!(!remembered(dir.path()).contains("\"fields\""), "values are the store's to keep");
+
+    // It changed twice while the agent was down.
+    shelf.set("a", "a5");
+    let running = world.spawn();
+    assert_eq!(values(&running.target("t").next().await.0), ["a=a5", "previous.a=a3"]);
+    assert_eq!(asked(), [version("a3")], "the one that was in use, not the one before it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_before_that_cannot_be_read_after_a_restart_is_shown_as_soon_as_it_can_be() {
+    let dir = tempdir().unwrap();
+    let shelf = Shelf::new(&[("a", "a1")]);
+    shelf.keep("a", "a0");
+    let mut polled = secret("a", DAY);
+    polled.poll = Some(secs(60));
+    let world = World::new(dir.path(), &shelf, &[polled], &[("t", &["a"])]);
+    let running = world.spawn();
+    running.target("t").next().await;
+    running.stop().await;
+
+    shelf.set("a", "a2");
+    shelf.fail_before(true);
+    let running = world.spawn();
+    let mut target = running.target("t");
+    assert_eq!(values(&target.next().await.0), ["a=a2"]);
+    shelf.asked_before.lock().unwrap().clear();
+    let a1 = reading("a1");
+    shelf.versioned.lock().unwrap().insert(a1.version.clone(), a1.clone());
+    shelf.fail_before(false);
+    assert_eq!(values(&target.next().await.0), ["a=a2", "previous.a=a1"]);
+    let asked = shelf.asked_before.lock().unwrap().clone();
+    assert!(asked.iter().all(|asked| *asked == Some(a1.version.clone())), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_spoilt_memory_is_forgotten_and_a_full_disk_holds_nothing_up() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join(FILE), "{\"format\":1,\"secrets\":{\"a\":").unwrap();

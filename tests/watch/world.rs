@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,11 @@ pub fn error(kind: StoreErrorKind, message: &str) -> StoreError {
 pub struct Shelf {
     answers: Mutex<BTreeMap<String, Result<Reading, StoreError>>>,
     kept: Mutex<BTreeMap<String, Reading>>,
+    /// Every version that there was can be asked for.
+    pub versioned: Mutex<BTreeMap<Version, Reading>>,
+    /// The versions that were asked for as the one before.
+    pub asked_before: Mutex<Vec<Option<Version>>>,
+    before_fails: AtomicBool,
     pub reads: AtomicU64,
     changed: Notify,
     /// Reads wait for a permit while this is closed.
@@ -51,6 +56,9 @@ impl Shelf {
         let shelf = Self {
             answers: Mutex::default(),
             kept: Mutex::default(),
+            versioned: Mutex::default(),
+            asked_before: Mutex::default(),
+            before_fails: AtomicBool::new(false),
             reads: AtomicU64::new(0),
             changed: Notify::new(),
             gate: Semaphore::new(1_000_000),
@@ -80,6 +88,10 @@ impl Shelf {
         self.kept.lock().unwrap().insert(key.to_owned(), reading(value));
     }
 
+    pub fn fail_before(&self, fails: bool) {
+        self.before_fails.store(fails, Ordering::SeqCst);
+    }
+
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::SeqCst)
     }
@@ -104,11 +116,14 @@ impl Store for Shelf {
         &'a self,
         locator: &'a Locator,
         _current: &'a Reading,
-        _before: Option<&'a Version>,
+        before: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<Option<Reading>, StoreError>> {
         let Locator::File { key } = locator else { panic!("not a file locator") };
-        let kept = self.kept.lock().unwrap().get(key).cloned();
-        Box::pin(async move { Ok(kept) })
+        self.asked_before.lock().unwrap().push(before.cloned());
+        let pinned = before.and_then(|before| self.versioned.lock().unwrap().get(before).cloned());
+        let kept = pinned.or_else(|| self.kept.lock().unwrap().get(key).cloned());
+        let fails = self.before_fails.load(Ordering::SeqCst);
+        Box::pin(async move { if fails { Err(error(StoreErrorKind::Unavailable, "not now")) } else { Ok(kept) } })
     }
 }
 
@@ -213,7 +228,10 @@ impl World {
     }
 
     pub fn spawn(&self) -> Running {
-        let surroundings = self.surroundings();
+        self.spawn_with(self.surroundings())
+    }
+
+    pub fn spawn_with(&self, surroundings: Surroundings) -> Running {
         let cancel = surroundings.cancel.clone();
         Running { watch: Watch::spawn(&self.config, &self.stores, &self.uses, surroundings), cancel }
     }

@@ -17,6 +17,8 @@ pub struct Report {
     pub warnings: Vec<Fault>,
     /// What was looked at and is good, or was left out on purpose.
     pub checked: Vec<String>,
+    /// What each store allows this identity, a line a secret, by the store that tells it one by one.
+    pub allowed: BTreeMap<String, Vec<String>>,
     /// The smallest policy that this config needs, by the store that has policies, in its own language.
     pub policies: BTreeMap<String, String>,
 }
@@ -34,6 +36,7 @@ impl Report {
             "faults": self.faults.iter().map(Problem::json).collect::<Vec<_>>(),
             "warnings": self.warnings.iter().map(fault_json).collect::<Vec<_>>(),
             "checked": self.checked,
+            "allowed": self.allowed,
             "policies": self.policies,
         })
     }

@@ -62,6 +62,9 @@ async fn policies(prepared: &Prepared, reader: &Reader, report: &mut Report) {
         match store.access(&locators).await {
             Ok(None) => {}
             Ok(Some(access)) => {
+                if !access.allowed.is_empty() {
+                    report.allowed.insert(name.to_string(), access.allowed);
+                }
                 for lacking in &access.lacking {
                     report.warning(loaded.fault(&key, format!("{key}: policy does not allow {lacking}"), None));
                 }

@@ -250,6 +250,7 @@ impl Builder<'_> {
             role_arn: owned(&raw.role_arn),
             endpoint_url: owned(&raw.endpoint_url),
             queue_url: queue.map(|queue| queue.0.clone()),
+            timeout: raw.timeout.0,
         }
     }
 

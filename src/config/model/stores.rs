@@ -150,7 +150,7 @@ pub enum AwsRegion {
     Named(String),
 }
 
-/// `type: aws-secrets-manager`. Parsed and checked; no reader is built for it yet.
+/// `type: aws-secrets-manager`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsStore {
     /// Region, else the SDK's chain.
@@ -165,4 +165,6 @@ pub struct AwsStore {
     pub endpoint_url: Option<String>,
     /// SQS queue fed by EventBridge.
     pub queue_url: Option<String>,
+    /// Bound on one request.
+    pub timeout: Duration,
 }

@@ -188,6 +188,8 @@ record! {
         endpoint_url: Option<Text>,
         /// Where changes are announced.
         events: Option<RawEvents>,
+        /// Bound on one request to one region.
+        timeout: Span<1> = "10s",
     }
 }
 

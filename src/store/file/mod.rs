@@ -172,6 +172,11 @@ impl Store for FileStore {
     }
 }
 
+/// JSON text as a field, numbers as they are written. None where it is not JSON, or an object in it has a name twice.
+pub(in crate::store) fn parse_json(text: &str) -> Option<Field> {
+    json::parse(text).ok()
+}
+
 /// What is wrong, before the store's name and path are put to it. Never holds content.
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {

@@ -1,0 +1,273 @@
+//! Requests to Secrets Manager (<https://docs.aws.amazon.com/secretsmanager/latest/apireference/>): one region after the
+//! other, once more with new credentials where the old ones have expired, nothing else repeated.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{Region, SdkConfig};
+use aws_sdk_secretsmanager::config::retry::RetryConfig;
+
+use super::credentials::Learning;
+use super::judge::{self, Meaning, Refusal};
+use crate::config::model::{AwsStore as Config, Limits, StoreName};
+use crate::store::gate::Gate;
+use crate::store::{Known, Senses, StoreError, StoreErrorKind};
+
+/// Far below the quotas of an account (BatchGetSecretValue: 100 a second), which a whole fleet shares.
+const LIMITS: Limits = Limits { in_flight: 8, per_second: 100 };
+
+/// One region, as it is asked.
+pub(super) struct Place {
+    pub region: String,
+    pub sdk: aws_sdk_secretsmanager::Client,
+    gate: Arc<Gate>,
+}
+
+/// What one set of credentials opens.
+pub(super) struct Connection {
+    pub places: Vec<Place>,
+    pub sdk: SdkConfig,
+}
+
+/// The store's side of the API.
+pub(super) struct Client {
+    pub store: StoreName,
+    pub config: Config,
+    pub senses: Senses,
+    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    gates: Mutex<BTreeMap<String, Arc<Gate>>>,
+    calls: Mutex<BTreeMap<&'static str, u64>>,
+    pub identity: Arc<OnceLock<String>>,
+    /// Keys and session tokens that no log may show.
+    known: Arc<Mutex<Vec<Known>>>,
+}
+
+impl Client {
+    pub fn new(store: StoreName, config: Config, senses: Senses) -> Self {
+        Self {
+            store,
+            config,
+            senses,
+            connection: tokio::sync::Mutex::default(),
+            gates: Mutex::default(),
+            calls: Mutex::default(),
+            identity: Arc::default(),
+            known: Arc::default(),
+        }
+    }
+
+    /// Opens nothing: the first request does.
+    pub async fn connection(&self) -> Result<Arc<Connection>, StoreError> {
+        let mut held = self.connection.lock().await;
+        if let Some(connection) = &*held {
+            return Ok(Arc::clone(connection));
+        }
+        let connection = Arc::new(self.connect().await?);
+        *held = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    async fn connect(&self) -> Result<Connection, StoreError> {
+        let config = &self.config;
+        let first = config.region.as_ref().or(config.regions.first()).map(String::as_str);
+        let role = config.role_arn.as_deref();
+        let sdk = self.senses.aws.config_as(config.profile.as_deref(), role, first).await;
+        let Some(region) = sdk.region().map(|region| region.as_ref().to_owned()) else {
+            let text = "no AWS region is known: set region on the store, or AWS_REGION";
+            return Err(self.error("", StoreErrorKind::Denied, text));
+        };
+        let mut builder = sdk.to_builder();
+        if let Some(provider) = sdk.credentials_provider() {
+            let learning = Learning::new(provider, Arc::clone(&self.senses.learn), Arc::clone(&self.known));
+            builder.set_credentials_provider(Some(learning.shared()));
+        }
+        builder.set_retry_config(Some(RetryConfig::disabled()));
+        let timeouts = TimeoutConfig::builder().connect_timeout(config.timeout).operation_timeout(config.timeout);
+        builder.set_timeout_config(Some(timeouts.build()));
+        let sdk = builder.build();
+        let mut regions = vec![region];
+        regions.extend(config.regions.iter().filter(|region| Some(region.as_str()) != first).cloned());
+        let places = regions.into_iter().map(|region| self.place(&sdk, region)).collect();
+        Ok(Connection { places, sdk })
+    }
+
+    fn place(&self, sdk: &SdkConfig, region: String) -> Place {
+        let mut config =
+            aws_sdk_secretsmanager::config::Builder::from(sdk).region(Some(Region::new(region.clone())));
+        if let Some(endpoint) = &self.config.endpoint_url {
+            config = config.endpoint_url(endpoint);
+        }
+        let sdk = aws_sdk_secretsmanager::Client::from_conf(config.build());
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = Arc::clone(gates.entry(region.clone()).or_insert_with(|| Arc::new(Gate::new(LIMITS))));
+        Place { region, sdk, gate }
+    }
+
+    /// One request about `what`, in the first region that answers.
+    ///
+    /// # Errors
+    /// Every one but that of the last region, if that is the only one that was asked, is that of the first.
+    pub async fn ask<T, F>(
+        &self,
+        operation: &'static str,
+        what: &str,
+        send: impl Fn(Arc<Connection>, usize) -> F,
+    ) -> Result<T, Failed>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let connection = self.connection().await.map_err(|error| Failed::of(error, None))?;
+        let first = self.ask_places(operation, what, &connection, &send).await;
+        let Err(Failed { meaning: Some(Meaning::Expired), .. }) = &first else { return first };
+        tracing::info!(store = %self.store, "the AWS credentials are no longer taken: loading them anew");
+        self.forget(&connection).await;
+        let connection = self.connection().await.map_err(|error| Failed::of(error, None))?;
+        self.ask_places(operation, what, &connection, &send).await
+    }
+
+    /// The credentials of a connection are over.
+    async fn forget(&self, over: &Arc<Connection>) {
+        self.connection.lock().await.take_if(|held| Arc::ptr_eq(held, over));
+    }
+
+    async fn ask_places<T, F>(
+        &self,
+        operation: &'static str,
+        what: &str,
+        connection: &Arc<Connection>,
+        send: &impl Fn(Arc<Connection>, usize) -> F,
+    ) -> Result<T, Failed>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let mut first: Option<Failed> = None;
+        for at in 0..connection.places.len() {
+            let failed = match self.ask_place(operation, what, connection, at, send).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            let next = failed.elsewhere;
+            match &mut first {
+                // What is not in a replica says nothing of the secret.
+                Some(first) if next || failed.meaning == Some(Meaning::Missing) => {
+                    first.error.message += "; the regions after it do not answer better";
+                }
+                _ => first = Some(failed),
+            }
+            if !next {
+                break;
+            }
+        }
+        // There is at least one region.
+        Err(first.unwrap_or_else(|| Failed::of(self.error(what, StoreErrorKind::Unavailable, "no region"), None)))
+    }
+
+    async fn ask_place<T, F>(
+        &self,
+        operation: &'static str,
+        what: &str,
+        connection: &Arc<Connection>,
+        at: usize,
+        send: &impl Fn(Arc<Connection>, usize) -> F,
+    ) -> Result<T, Failed>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let place = &connection.places[at];
+        let elsewhere = |error| Failed { error, meaning: None, elsewhere: true };
+        let pass = place.gate.pass().await.map_err(elsewhere)?;
+        self.count(operation);
+        let refusal = match send(Arc::clone(connection), at).await {
+            Ok(answer) => {
+                pass.reached();
+                return Ok(answer);
+            }
+            Err(refusal) => refusal,
+        };
+        tracing::debug!(store = %self.store, region = %place.region, operation, code = %refusal.code, "refused");
+        let error = judge::error(&self.store, &place.region, operation, what, &refusal);
+        match refusal.meaning {
+            Meaning::Down => {
+                pass.down(&error, (self.senses.dice)());
+                Err(elsewhere(error))
+            }
+            Meaning::Throttled => {
+                pass.throttled(&error);
+                Err(Failed::of(error, Some(Meaning::Throttled)))
+            }
+            meaning => {
+                pass.reached();
+                Err(Failed::of(error, Some(meaning)))
+            }
+        }
+    }
+
+    pub fn count(&self, operation: &'static str) {
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner).entry(operation).or_default() += 1;
+    }
+
+    pub fn calls(&self) -> BTreeMap<&'static str, u64> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// `store NAME, ID: text`.
+    pub fn error(&self, what: &str, kind: StoreErrorKind, text: impl std::fmt::Display) -> StoreError {
+        let at = if what.is_empty() { String::new() } else { format!(", {what}") };
+        StoreError { kind, message: format!("store {}{at}: {text}", self.store), retry_after: None }
+    }
+
+    /// Who this is, once a request was answered: asked of STS in the background, once, and logged. Falling through to
+    /// the node's role would be silent otherwise.
+    pub async fn learn_identity(&self) -> Result<String, StoreError> {
+        if let Some(known) = self.identity.get() {
+            return Ok(known.clone());
+        }
+        let connection = self.connection().await?;
+        self.count("GetCallerIdentity");
+        let asked = aws_sdk_sts::Client::new(&connection.sdk).get_caller_identity().send().await;
+        let refusal = match asked {
+            Ok(answer) => match answer.arn {
+                Some(arn) => {
+                    tracing::info!(store = %self.store, identity = %arn, "acting as this AWS identity");
+                    return Ok(self.identity.get_or_init(|| arn).clone());
+                }
+                None => Refusal { meaning: Meaning::Down, code: String::new(), text: "no ARN".into(), retry_after: None },
+            },
+            Err(error) => judge::refusal(error),
+        };
+        Err(judge::error(&self.store, "its region", "GetCallerIdentity", "the identity", &refusal))
+    }
+}
+
+/// Why a request went wrong.
+pub(super) struct Failed {
+    pub error: StoreError,
+    /// What AWS meant; None where it was not asked or did not answer.
+    pub meaning: Option<Meaning>,
+    /// Another region may do better.
+    elsewhere: bool,
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+impl Failed {
+    pub fn of(error: StoreError, meaning: Option<Meaning>) -> Self {
+        Self { error, meaning, elsewhere: false }
+    }
+}
+
+/// A secret's name in a region: an ARN names its own region, and a replica's differs in nothing else
+/// (<https://docs.aws.amazon.com/secretsmanager/latest/userguide/replicate-secrets.html>).
+pub(super) fn in_region(id: &str, region: &str) -> String {
+    let parts: Vec<&str> = id.splitn(5, ':').collect();
+    match parts[..] {
+        ["arn", partition, "secretsmanager", _, rest] => format!("arn:{partition}:secretsmanager:{region}:{rest}"),
+        _ => id.to_owned(),
+    }
+}

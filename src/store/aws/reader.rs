@@ -1,0 +1,413 @@
+//! From rounds of reads to as few requests as the policy allows.
+//!
+//! | how | when | cost |
+//! | --- | --- | --- |
+//! | BatchGetSecretValue | two or more secrets by AWSCURRENT | one request for 20 |
+//! | DescribeSecret, and GetSecretValue where the version is another | one alone; other labels; the batch is denied | one a secret |
+//! | GetSecretValue | DescribeSecret is denied; a first read | one a secret |
+//!
+//! What is denied is remembered. A few DescribeSecret beside the batches learn when AWS rotates next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt, future, stream};
+use jiff::Timestamp;
+
+use super::api::Got;
+use super::client::{Client, Failed};
+use super::gather::{Ask, Haves, Members};
+use super::judge::Meaning;
+use super::lineage::{Belief, CURRENT, Labels, Lineage, labelled};
+use crate::schedule;
+use crate::secret::Again;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Secrets in one BatchGetSecretValue: the API takes no more.
+pub(super) const BATCH: usize = 20;
+/// Requests of one round under way at once.
+const AT_ONCE: usize = 8;
+/// How long a denial is remembered.
+const DENIED_FOR: Duration = Duration::from_secs(6 * 3600);
+/// How long what DescribeSecret says of rotations is taken to stand, unless another version comes.
+pub(super) const DESCRIBED_FOR: Duration = Duration::from_secs(12 * 3600);
+/// A first read takes what it can get after so many looks where DescribeSecret is denied, which alone could prove it.
+const LOOKS_WITHOUT_PROOF: u32 = 4;
+
+/// What a round found out about one ask.
+#[derive(Clone)]
+pub(super) enum Found {
+    /// The version that everybody has; when to look again.
+    Same(Again),
+    /// A value.
+    Value(Arc<Got>, Again),
+    /// What came is not to be believed yet.
+    Unsettled(Again),
+}
+
+/// One round's answers.
+pub(super) type Outcome = BTreeMap<Ask, Result<Found, StoreError>>;
+
+/// What is known of one secret.
+#[derive(Default)]
+pub(super) struct Known {
+    /// By label, or by `version:` and its id.
+    pub lineages: BTreeMap<String, Lineage>,
+    pub arn: Option<String>,
+    pub name: Option<String>,
+    /// Its own key, where it is not the account's default one.
+    pub kms_key: Option<String>,
+    pub next_rotation: Option<Timestamp>,
+    pub described: Option<Timestamp>,
+    pub describe_denied: Option<Timestamp>,
+    /// GetSecretValue went well.
+    pub readable: bool,
+}
+
+/// All that the store knows.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub secrets: BTreeMap<String, Known>,
+    pub batch_denied: Option<Timestamp>,
+    /// Moves with every change that is to be kept.
+    pub revision: u64,
+}
+
+pub(super) struct Reader {
+    pub client: Client,
+    memory: Mutex<Memory>,
+    identified: AtomicBool,
+}
+
+fn lineage_of(ask: &Ask) -> String {
+    ask.version.as_ref().map_or_else(|| ask.stage.clone(), |version| format!("version:{version}"))
+}
+
+impl Reader {
+    pub fn new(client: Client) -> Self {
+        Self { client, memory: Mutex::default(), identified: AtomicBool::new(false) }
+    }
+
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True once.
+    pub fn identity_wanted(&self) -> bool {
+        !self.identified.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn now(&self) -> Timestamp {
+        (self.client.senses.clock)()
+    }
+
+    /// Answers all of a round.
+    pub async fn round(&self, members: Members) -> Outcome {
+        let mut singles: Vec<(Ask, Haves)> = Vec::new();
+        let mut together: Vec<(Ask, Haves)> = Vec::new();
+        let batch = !self.batch_denied();
+        for (ask, haves) in members {
+            let fits = batch && ask.version.is_none() && ask.stage == CURRENT;
+            if fits { &mut together } else { &mut singles }.push((ask, haves));
+        }
+        if together.len() < 2 {
+            singles.append(&mut together);
+        }
+        let mut outcome = Outcome::new();
+        let batches: Vec<Vec<(Ask, Haves)>> = together.chunks(BATCH).map(<[_]>::to_vec).collect();
+        let to_describe = self.to_describe(&together, batches.len());
+        let describing: Vec<_> = to_describe.into_iter().map(|id| self.learn_rotation(id).boxed()).collect();
+        let reading: Vec<_> = batches.into_iter().map(|batch| self.batch(batch).boxed()).collect();
+        let reading = async {
+            let mut answers = stream::iter(reading).buffer_unordered(AT_ONCE);
+            let (mut found, mut left) = (Outcome::new(), Vec::new());
+            while let Some((some, others)) = answers.next().await {
+                found.extend(some);
+                left.extend(others);
+            }
+            (found, left)
+        };
+        let describing = stream::iter(describing).buffer_unordered(AT_ONCE).collect::<()>();
+        let ((found, left), ()) = future::join(reading, describing).await;
+        outcome.extend(found);
+        singles.extend(left);
+        let singles: Vec<_> = singles.into_iter().map(|(ask, haves)| self.single(ask, haves).boxed()).collect();
+        let mut answers = stream::iter(singles).buffer_unordered(AT_ONCE);
+        while let Some((ask, found)) = answers.next().await {
+            outcome.insert(ask, found);
+        }
+        outcome
+    }
+
+    /// Reads a batch. What it did not answer is to be asked one by one.
+    async fn batch(&self, batch: Vec<(Ask, Haves)>) -> (Outcome, Vec<(Ask, Haves)>) {
+        let mut outcome = Outcome::new();
+        let ids: Vec<String> = batch.iter().map(|(ask, _)| ask.id.clone()).collect();
+        let (values, mut errors) = match self.client.batch(&ids).await {
+            Ok(answer) => answer,
+            Err(failed) if failed.meaning == Some(Meaning::Denied) => {
+                tracing::info!(store = %self.client.store, "reading one by one: {}", failed.error);
+                let mut memory = self.memory();
+                memory.batch_denied = Some(self.now());
+                memory.revision += 1;
+                return (outcome, batch);
+            }
+            Err(failed) => {
+                outcome.extend(batch.into_iter().map(|(ask, _)| (ask, Err(failed.error.clone()))));
+                return (outcome, Vec::new());
+            }
+        };
+        let mut left = Vec::new();
+        let values: Vec<Arc<Got>> = values.into_iter().map(Arc::new).collect();
+        for (ask, haves) in batch {
+            let got = values.iter().find(|got| names(&ask.id, &got.arn, &got.name));
+            if let Some(error) = errors.remove(&ask.id) {
+                outcome.insert(ask, Err(error));
+            } else if let Some(got) = got {
+                match self.weigh(&ask, got, None) {
+                    // Whether the label was moved back only DescribeSecret can tell.
+                    Belief::Unsettled(_) if self.is_older(&ask, got) => left.push((ask, haves)),
+                    belief => {
+                        let found = self.found(&ask, got, &belief, &haves);
+                        outcome.insert(ask, found);
+                    }
+                }
+            } else {
+                left.push((ask, haves));
+            }
+        }
+        (outcome, left)
+    }
+
+    async fn single(&self, ask: Ask, haves: Haves) -> (Ask, Result<Found, StoreError>) {
+        let found = self.one(&ask, &haves).await;
+        (ask, found)
+    }
+
+    /// Reads one secret alone, as cheaply as it can be.
+    async fn one(&self, ask: &Ask, haves: &Haves) -> Result<Found, StoreError> {
+        // A first read needs the value at once, unless what comes has to be proved.
+        let first = haves.contains(&None);
+        if first || self.describe_denied(&ask.id) {
+            return self.get(ask, haves, None).await;
+        }
+        let labels = match self.describe(&ask.id).await {
+            Ok(labels) => labels,
+            Err(failed) if failed.meaning == Some(Meaning::Denied) => return self.get(ask, haves, None).await,
+            Err(failed) => return Err(failed.error),
+        };
+        if ask.version.is_some() {
+            // A version's value never changes.
+            return Ok(Found::Same(Again::Free));
+        }
+        let Some(version) = labelled(&labels, &ask.stage) else {
+            let text = format!("no version carries the label {}; mend stage, or put the label on one", ask.stage);
+            return Err(self.client.error(&ask.id, StoreErrorKind::Missing, text));
+        };
+        if haves.iter().all(|have| have.as_deref() == Some(version)) {
+            let mut memory = self.memory();
+            let lineage = memory.secrets.entry(ask.id.clone()).or_default().lineages.entry(lineage_of(ask)).or_default();
+            if let Belief::Unsettled(after) = lineage.weigh(version, None, &ask.stage, Some(&labels)) {
+                return Ok(Found::Unsettled(again(after)));
+            }
+            let news = lineage.take(version, None);
+            memory.revision += u64::from(news);
+            drop(memory);
+            return Ok(Found::Same(self.again(&ask.id)));
+        }
+        self.get(ask, haves, Some(&labels)).await
+    }
+
+    async fn get(&self, ask: &Ask, haves: &Haves, labels: Option<&Labels>) -> Result<Found, StoreError> {
+        let stage = ask.version.is_none().then_some(ask.stage.as_str());
+        let got = Arc::new(self.client.get(&ask.id, stage, ask.version.as_deref()).await?);
+        let mut belief = self.weigh(ask, &got, labels);
+        if labels.is_none() && belief != Belief::Same && self.is_older(ask, &got) {
+            // Older than what was in use, perhaps in an earlier life: the labels tell.
+            belief = match self.describe(&ask.id).await {
+                Ok(labels) => self.weigh(ask, &got, Some(&labels)),
+                Err(_) if haves.contains(&None) && self.looks(ask) >= LOOKS_WITHOUT_PROOF => {
+                    tracing::warn!(store = %self.client.store, secret = %ask.id, version = %got.version,
+                        "taking a version that was in use before: no newer one comes, and DescribeSecret, which could tell, is not to be had");
+                    Belief::New
+                }
+                Err(_) => belief,
+            };
+        }
+        self.found(ask, &got, &belief, haves)
+    }
+
+    fn weigh(&self, ask: &Ask, got: &Got, labels: Option<&Labels>) -> Belief {
+        let mut memory = self.memory();
+        let known = memory.secrets.entry(ask.id.clone()).or_default();
+        known.readable = true;
+        (known.arn, known.name) = (Some(got.arn.clone()), Some(got.name.clone()));
+        if ask.version.is_some() {
+            return Belief::New;
+        }
+        known.lineages.entry(lineage_of(ask)).or_default().weigh(&got.version, got.created, &ask.stage, labels)
+    }
+
+    fn found(&self, ask: &Ask, got: &Arc<Got>, belief: &Belief, haves: &Haves) -> Result<Found, StoreError> {
+        if ask.version.as_ref().is_some_and(|version| *version != got.version) {
+            let text = "AWS answered with another version than the one asked for; it is asked again";
+            return Err(self.client.error(&ask.id, StoreErrorKind::Malformed, text));
+        }
+        match belief {
+            Belief::Unsettled(after) => {
+                tracing::debug!(store = %self.client.store, secret = %ask.id, version = %got.version, "not the version to be expected");
+                if haves.contains(&None) {
+                    let text = format!("AWS answers with version {}, which was in use before, or is not the one announced; it is asked again", got.version);
+                    let error = self.client.error(&ask.id, StoreErrorKind::Unavailable, text);
+                    return Err(error.later(after.unwrap_or(Duration::from_secs(30))));
+                }
+                return Ok(Found::Unsettled(again(*after)));
+            }
+            Belief::Same | Belief::New => {}
+        }
+        let mut memory = self.memory();
+        let known = memory.secrets.entry(ask.id.clone()).or_default();
+        let first = known.lineages.is_empty();
+        let news = known.lineages.entry(lineage_of(ask)).or_default().take(&got.version, got.created);
+        if news && !first {
+            // Its next rotation is another one.
+            (known.described, known.next_rotation) = (None, None);
+        }
+        memory.revision += u64::from(news);
+        drop(memory);
+        Ok(Found::Value(Arc::clone(got), self.again(&ask.id)))
+    }
+
+    /// Asks for labels, and notes what else comes with them.
+    pub async fn describe(&self, id: &str) -> Result<Labels, Failed> {
+        let described = match self.client.describe(id).await {
+            Ok(described) => described,
+            Err(failed) => {
+                if failed.meaning == Some(Meaning::Denied) {
+                    let now = self.now();
+                    self.memory().secrets.entry(id.to_owned()).or_default().describe_denied = Some(now);
+                }
+                return Err(failed);
+            }
+        };
+        let now = self.now();
+        let mut memory = self.memory();
+        let known = memory.secrets.entry(id.to_owned()).or_default();
+        (known.described, known.describe_denied) = (Some(now), None);
+        known.next_rotation = described.next_rotation;
+        known.kms_key = described.kms_key;
+        if described.arn.is_some() {
+            (known.arn, known.name) = (described.arn, described.name);
+        }
+        drop(memory);
+        if let Some(date) = described.deleted {
+            let text = format!(
+                "it is scheduled for deletion (asked for on {date:.0}); aws secretsmanager restore-secret brings it back; what \
+                 was read last stays in use"
+            );
+            let error = self.client.error(id, StoreErrorKind::Missing, text);
+            return Err(Failed::of(error, Some(Meaning::Deleted)));
+        }
+        Ok(described.labels)
+    }
+
+    async fn learn_rotation(&self, id: String) {
+        if let Err(failed) = self.describe(&id).await {
+            tracing::debug!(store = %self.client.store, "cannot learn when it is rotated next: {}", failed.error);
+            let now = self.now();
+            self.memory().secrets.entry(id).or_default().described = Some(now);
+        }
+    }
+
+    /// The secrets of batches whose next rotation is not known, or was asked for long ago: a tenth of the batches.
+    fn to_describe(&self, together: &[(Ask, Haves)], batches: usize) -> Vec<String> {
+        let now = self.now();
+        let mut memory = self.memory();
+        let mut due = Vec::new();
+        for id in together.iter().map(|(ask, _)| &ask.id).collect::<BTreeSet<_>>() {
+            let known = memory.secrets.entry(id.clone()).or_default();
+            let old = known.described.is_none_or(|at| past(at, now, DESCRIBED_FOR));
+            if old && known.describe_denied.is_none_or(|at| past(at, now, DENIED_FOR)) {
+                due.push((known.described, id.clone()));
+            }
+        }
+        due.sort();
+        due.into_iter().take((batches / 10).max(1)).map(|(_, id)| id).collect()
+    }
+
+    fn is_older(&self, ask: &Ask, got: &Got) -> bool {
+        let memory = self.memory();
+        let lineage = memory.secrets.get(&ask.id).and_then(|known| known.lineages.get(&lineage_of(ask)));
+        lineage.is_some_and(|lineage| lineage.is_older(&got.version, got.created))
+    }
+
+    fn looks(&self, ask: &Ask) -> u32 {
+        let memory = self.memory();
+        let lineage = memory.secrets.get(&ask.id).and_then(|known| known.lineages.get(&lineage_of(ask)));
+        lineage.map_or(0, Lineage::looks)
+    }
+
+    pub fn batch_denied(&self) -> bool {
+        let now = self.now();
+        self.memory().batch_denied.is_some_and(|at| !past(at, now, DENIED_FOR))
+    }
+
+    pub fn describe_denied(&self, id: &str) -> bool {
+        let now = self.now();
+        let memory = self.memory();
+        memory.secrets.get(id).and_then(|known| known.describe_denied).is_some_and(|at| !past(at, now, DENIED_FOR))
+    }
+
+    /// When to look again, because AWS is about to rotate it.
+    fn again(&self, id: &str) -> Again {
+        let now = self.now();
+        let next = self.memory().secrets.get(id).and_then(|known| known.next_rotation);
+        next.and_then(|date| schedule::around_rotation(date, now)).map_or(Again::Free, Again::After)
+    }
+}
+
+fn again(after: Option<Duration>) -> Again {
+    after.map_or(Again::Free, Again::After)
+}
+
+fn past(at: Timestamp, now: Timestamp, by: Duration) -> bool {
+    // A clock that was set back makes it old.
+    Duration::try_from(now.duration_since(at)).map_or(true, |age| age >= by)
+}
+
+/// Whether `id`, as somebody wrote it, names the secret with this ARN and name: by name, ARN, or ARN without the six
+/// characters that AWS puts after the name, in whatever region.
+pub(super) fn names(id: &str, arn: &str, name: &str) -> bool {
+    let rest = |arn: &str| arn.splitn(5, ':').nth(4).map(str::to_owned);
+    match (id.starts_with("arn:"), rest(id), rest(arn)) {
+        (false, ..) => id == name,
+        (true, Some(id), Some(arn)) => {
+            let suffix = arn.strip_prefix(id.as_str());
+            suffix.is_some_and(|suffix| suffix.is_empty() || (suffix.len() == 7 && suffix.starts_with('-')))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_known_by_name_arn_and_arn_without_its_suffix_in_any_region() {
+        let arn = "arn:aws:secretsmanager:us-west-2:1:secret:litellm/aws-AbCdEf";
+        for id in [
+            "litellm/aws",
+            arn,
+            "arn:aws:secretsmanager:us-west-2:1:secret:litellm/aws",
+            "arn:aws:secretsmanager:us-east-1:1:secret:litellm/aws-AbCdEf",
+        ] {
+            assert!(names(id, arn, "litellm/aws"), "{id}");
+        }
+        for id in ["litellm/aws-AbCdEf", "litellm", "arn:aws:secretsmanager:us-west-2:1:secret:litellm", "arn:aws"] {
+            assert!(!names(id, arn, "litellm/aws"), "{id}");
+        }
+    }
+}
