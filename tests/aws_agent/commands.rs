@@ -62,7 +62,8 @@ fn render_once_takes_few_calls_and_a_second_one_renders_the_same() {
     let names: Vec<String> = (0..45).map(|n| format!("app-{n}")).collect();
     names.iter().for_each(|name| drop(server.put(name, &json!({"key": "of-1"}))));
     let secrets = names.iter().map(|name| (name.replace('-', "_"), json!({"store": "aws", "id": name}))).collect();
-    let conf = names.iter().map(|name| format!("{{{{ secrets.{}.key }}}}\n", name.replace('-', "_"))).collect::<String>();
+    let conf =
+        names.iter().map(|name| format!("{{{{ secrets.{}.key }}}}\n", name.replace('-', "_"))).collect::<String>();
     let world = World::new(&server.address(), &Setup::new(secrets, &conf));
     for _ in 0..2 {
         let (code, out, err) = world.agent.call(&ONCE);

@@ -64,7 +64,8 @@ fn of_many_the_one_that_is_deleted_fails_alone() {
     let names = [unique("deletion"), unique("deletion")];
     names.iter().for_each(|name| drop(moto.create(name, &key("of-1"))));
     let of = |id: &str| json!({"store": "aws", "id": id, "poll": "1s"});
-    let setup = Setup::new(json!({"a": of(&names[0]), "b": of(&names[1])}), "{{ secrets.a.key }}\n{{ secrets.b.key }}\n");
+    let setup =
+        Setup::new(json!({"a": of(&names[0]), "b": of(&names[1])}), "{{ secrets.a.key }}\n{{ secrets.b.key }}\n");
     let mut world = World::started(&moto.address(), &setup);
     moto.call("DeleteSecret", json!({"SecretId": names[0], "RecoveryWindowInDays": 7}));
     world.failing("a", &[&names[0], "restore-secret"]);

@@ -44,7 +44,9 @@ fn a_nested_object_is_reached_by_its_key() {
 
 #[test]
 fn what_is_no_object_is_raw() {
-    for text in ["just a password", "", "[1, 2]", "\"quoted\"", "42", "{\"half\": ", "-----BEGIN X-----\nA\n-----END X-----\n"] {
+    for text in
+        ["just a password", "", "[1, 2]", "\"quoted\"", "42", "{\"half\": ", "-----BEGIN X-----\nA\n-----END X-----\n"]
+    {
         if text.is_empty() {
             continue;
         }
@@ -70,9 +72,12 @@ fn a_binary_secret_is_its_very_bytes() {
     assert_eq!(world.serving(), [STANDARD.encode(&bytes)]);
     assert!(std::fs::read(world.path("out/bytes")).unwrap() == bytes);
     let token = crate::aws::moto::version(900_101);
-    moto.call("PutSecretValue", json!({
-        "SecretId": name, "SecretBinary": STANDARD.encode(&next), "ClientRequestToken": token,
-    }));
+    moto.call(
+        "PutSecretValue",
+        json!({
+            "SecretId": name, "SecretBinary": STANDARD.encode(&next), "ClientRequestToken": token,
+        }),
+    );
     world.serves(&[&STANDARD.encode(&next)]);
     assert!(std::fs::read(world.path("out/bytes")).unwrap() == next);
 }
@@ -95,6 +100,9 @@ fn a_secret_is_named_by_its_name_its_arn_or_the_arn_without_the_end() {
     let conf = "{{ secrets.a.key }}\n{{ secrets.b.key }}\n{{ secrets.c.key }}\n";
     let mut world = World::started(&moto.address(), &Setup::new(secrets, conf));
     assert_eq!(world.serving(), ["of-1"; 3]);
-    names.iter().enumerate().for_each(|(n, name)| drop(moto.put(name, &json!({"key": format!("of-2-{n}")}).to_string())));
+    names
+        .iter()
+        .enumerate()
+        .for_each(|(n, name)| drop(moto.put(name, &json!({"key": format!("of-2-{n}")}).to_string())));
     world.serves(&["of-2-0", "of-2-1", "of-2-2"]);
 }

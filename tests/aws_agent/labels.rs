@@ -51,10 +51,13 @@ fn rotate_secret_is_followed_through_all_steps_of_its_lambda() {
     let Some(moto) = moto() else { return };
     let (mut world, name, first) = world(moto);
     let second = version(900_001);
-    moto.call("RotateSecret", json!({
-        "SecretId": name, "ClientRequestToken": second, "RotationLambdaARN": moto.lambda(),
-        "RotationRules": {"AutomaticallyAfterDays": 30},
-    }));
+    moto.call(
+        "RotateSecret",
+        json!({
+            "SecretId": name, "ClientRequestToken": second, "RotationLambdaARN": moto.lambda(),
+            "RotationRules": {"AutomaticallyAfterDays": 30},
+        }),
+    );
     // AWSPENDING is listed before its version has a value.
     assert_eq!(moto.labelled(&name, "AWSPENDING").as_ref(), Some(&second));
     rests(&mut world, 1);

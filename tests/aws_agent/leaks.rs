@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::aws::scripted::{ASSUMED, Answer, DENIED, EXPIRED, Scripted, THROTTLED, every, on};
 use crate::aws::model::Stored;
+use crate::aws::scripted::{ASSUMED, Answer, DENIED, EXPIRED, Scripted, THROTTLED, every, on};
 use crate::aws::world::{SECRET_KEY, Setup, World};
 use crate::canary::{CORE, Canaries, Seen};
 
@@ -69,7 +69,9 @@ fn lifecycle(format: &str) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let server = Scripted::start();
     secrets(&server, 1);
-    server.change("binary", |secret| secret.current("binary-version-of-thirty-two-chars", Stored::Binary(STANDARD.encode(bytes())), 1.7e9));
+    server.change("binary", |secret| {
+        secret.current("binary-version-of-thirty-two-chars", Stored::Binary(STANDARD.encode(bytes())), 1.7e9)
+    });
     server.rule(on("GetSecretValue", DENIED).secret("forbidden"));
     server.rule(on("DescribeSecret", DENIED).secret("forbidden"));
     let mut world = World::new(&server.address(), &setup(&port));

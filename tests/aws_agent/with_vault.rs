@@ -47,7 +47,9 @@ fn vault_and_aws_change_in_one_rotation_and_go_back_in_one() {
     world.put("accept", "vault-2\n");
     put(3);
     world.agent.wait_outcomes(&["committed", "committed", "rolled_back"]);
-    world.agent.wait("what was served before is served again", |a| (a.read("serving") == "aws-2\nvault-2\n").then_some(()));
+    world
+        .agent
+        .wait("what was served before is served again", |a| (a.read("serving") == "aws-2\nvault-2\n").then_some(()));
     assert_eq!(world.agent.read("out/conf"), "aws-2\nvault-2\n");
     world.put("accept", "vault-4\n");
     put(4);

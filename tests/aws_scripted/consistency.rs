@@ -35,7 +35,8 @@ fn a_version_that_get_does_not_find_yet_is_waited_for() {
     let mut world = World::started(&server.address(), &Setup::one("app"));
     // The label is there, the version is not.
     server.change("app", |secret| {
-        secret.described = vec![Labels::from([("AWSCURRENT".to_owned(), "not-yet-anywhere-0000000000000000".to_owned())])];
+        secret.described =
+            vec![Labels::from([("AWSCURRENT".to_owned(), "not-yet-anywhere-0000000000000000".to_owned())])];
     });
     server.forget();
     world.agent.wait("it was looked for twice", |_| (server.count("GetSecretValue") >= 2).then_some(()));
@@ -94,7 +95,10 @@ fn a_rollback_in_aws_is_followed_once_it_is_proven() {
         let mut world = World::started(&server.address(), &many(ids));
         let (before, after) = second(&server);
         world.agent.wait_outcomes(&["committed", "committed"]);
-        world.agent.wait_file("out/conf", &"of-2\n".to_owned().chars().chain("of-1\n".repeat(ids.len() - 1).chars()).collect::<String>());
+        world.agent.wait_file(
+            "out/conf",
+            &"of-2\n".to_owned().chars().chain("of-1\n".repeat(ids.len() - 1).chars()).collect::<String>(),
+        );
         // Reads alone prove nothing, while Describe says otherwise.
         server.change("app", |secret| (secret.read, secret.described) = (vec![before.clone()], vec![after]));
         server.forget();
@@ -126,5 +130,8 @@ fn the_version_before_is_asked_for_by_its_id() {
     let asked = server.asked();
     assert!(asked.iter().any(|a| a.version.as_ref() == Some(&first)), "{asked:#?}");
     let labelled = asked.iter().filter(|a| a.operation == "GetSecretValue" && a.version.is_none());
-    assert!(labelled.clone().all(|a| a.stage.as_deref() == Some("AWSCURRENT")), "always by an explicit stage: {asked:#?}");
+    assert!(
+        labelled.clone().all(|a| a.stage.as_deref() == Some("AWSCURRENT")),
+        "always by an explicit stage: {asked:#?}"
+    );
 }

@@ -18,7 +18,8 @@ fn with_profile(server: &Scripted) -> World {
 }
 
 fn profile(world: &World, key: &str) {
-    let text = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET_KEY}\naws_session_token = t\n");
+    let text =
+        format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET_KEY}\naws_session_token = t\n");
     world.put("credentials", &text);
 }
 
@@ -84,7 +85,10 @@ fn a_role_is_assumed_where_the_config_names_one() {
     world.serves(&["of-1"]);
     assert_eq!(server.count("sts:AssumeRole"), 1);
     let asked = server.asked();
-    assert!(asked.iter().filter(|a| !a.operation.starts_with("sts:")).all(|a| a.access_key == ASSUMED[0]), "{asked:#?}");
+    assert!(
+        asked.iter().filter(|a| !a.operation.starts_with("sts:")).all(|a| a.access_key == ASSUMED[0]),
+        "{asked:#?}"
+    );
 }
 
 #[test]

@@ -65,7 +65,9 @@ fn down_for_the_whole_start_the_last_known_good_is_served() {
     world.agent.start();
     world.agent.wait("the last known good is served", |a| (a.read("serving") == "of-1\n").then_some(()));
     world.failing("app", &["store aws"]);
-    world.agent.wait("the target is stale", |a| a.target("app").filter(|t| t["state"] == "stale" && t["generation"] == 1));
+    world
+        .agent
+        .wait("the target is stale", |a| a.target("app").filter(|t| t["state"] == "stale" && t["generation"] == 1));
     server.up();
     world.healthy();
     assert_eq!(world.agent.outcomes(), ["committed"]);

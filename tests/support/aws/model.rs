@@ -133,7 +133,9 @@ impl Secrets {
         let named = |secret: &Secret| id == secret.arn(region) || id == secret.partial_arn(region);
         let name = match self.0.contains_key(id) {
             true => id.to_owned(),
-            false => self.0.values().find(|secret| named(secret)).map(|s| s.name.clone()).ok_or_else(|| not_found(""))?,
+            false => {
+                self.0.values().find(|secret| named(secret)).map(|s| s.name.clone()).ok_or_else(|| not_found(""))?
+            }
         };
         self.0.get_mut(&name).ok_or_else(|| not_found(""))
     }

@@ -118,9 +118,12 @@ impl Moto {
     #[track_caller]
     pub fn put_pending(&self, name: &str, text: &str) -> String {
         let token = version(NUMBER.fetch_add(1, Ordering::Relaxed));
-        self.call("PutSecretValue", json!({
-            "SecretId": name, "SecretString": text, "ClientRequestToken": token, "VersionStages": ["AWSPENDING"],
-        }));
+        self.call(
+            "PutSecretValue",
+            json!({
+                "SecretId": name, "SecretString": text, "ClientRequestToken": token, "VersionStages": ["AWSPENDING"],
+            }),
+        );
         token
     }
 

@@ -62,8 +62,10 @@ pub fn on(operation: &'static str, answer: Answer) -> Rule {
 }
 
 pub const THROTTLED: Answer = Answer::Error("ThrottlingException", "Rate exceeded");
-pub const DENIED: Answer = Answer::Error("AccessDeniedException", "User: arn:aws:iam::123456789012:user/app is not authorized");
-pub const EXPIRED: Answer = Answer::Error("ExpiredTokenException", "The security token included in the request is expired");
+pub const DENIED: Answer =
+    Answer::Error("AccessDeniedException", "User: arn:aws:iam::123456789012:user/app is not authorized");
+pub const EXPIRED: Answer =
+    Answer::Error("ExpiredTokenException", "The security token included in the request is expired");
 
 impl Rule {
     pub fn times(mut self, times: usize) -> Rule {
@@ -290,7 +292,8 @@ fn serve(shared: &Shared, stream: TcpStream) {
         };
         drop(held);
         let code = if code.is_empty() { code } else { format!("x-amzn-errortype: {code}\r\n") };
-        let head = format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{code}content-length: {}\r\n\r\n", body.len());
+        let head =
+            format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{code}content-length: {}\r\n\r\n", body.len());
         if writer.write_all(format!("{head}{body}").as_bytes()).is_err() {
             break;
         }
@@ -388,7 +391,8 @@ fn identity(access_key: &str) -> String {
 }
 
 /// The credentials of an assumed role.
-pub const ASSUMED: [&str; 3] = ["ASIAASSUMED", "secret/key+of/the+assumed/role-zQ7xv9", "session/token+of/the/assumed/role==zQ7xv9"];
+pub const ASSUMED: [&str; 3] =
+    ["ASIAASSUMED", "secret/key+of/the+assumed/role-zQ7xv9", "session/token+of/the/assumed/role==zQ7xv9"];
 
 fn assumed(action: &str) -> String {
     let [key, secret, token] = ASSUMED;

@@ -201,7 +201,9 @@ impl World {
     /// Waits until the secret is read, and says nothing of a failure.
     #[track_caller]
     pub fn well(&mut self, name: &str) {
-        self.agent.wait(&format!("{name} is read"), |a| of_secret(a, name).filter(|s| s["error"].is_null() && s["read_at"].is_string()));
+        self.agent.wait(&format!("{name} is read"), |a| {
+            of_secret(a, name).filter(|s| s["error"].is_null() && s["read_at"].is_string())
+        });
     }
 
     /// Reads a secret anew, by its name.
