@@ -94,8 +94,7 @@ impl Client {
     }
 
     fn place(&self, sdk: &SdkConfig, region: String) -> Place {
-        let mut config =
-            aws_sdk_secretsmanager::config::Builder::from(sdk).region(Some(Region::new(region.clone())));
+        let mut config = aws_sdk_secretsmanager::config::Builder::from(sdk).region(Some(Region::new(region.clone())));
         if let Some(endpoint) = &self.config.endpoint_url {
             config = config.endpoint_url(endpoint);
         }
@@ -233,7 +232,9 @@ impl Client {
                     tracing::info!(store = %self.store, identity = %arn, "acting as this AWS identity");
                     return Ok(self.identity.get_or_init(|| arn).clone());
                 }
-                None => Refusal { meaning: Meaning::Down, code: String::new(), text: "no ARN".into(), retry_after: None },
+                None => {
+                    Refusal { meaning: Meaning::Down, code: String::new(), text: "no ARN".into(), retry_after: None }
+                }
             },
             Err(error) => judge::refusal(error),
         };

@@ -43,7 +43,8 @@ impl ProvideCredentials for Learning {
     {
         future::ProvideCredentials::new(async {
             let found = self.chain.provide_credentials().await?;
-            let mut secrets = vec![SecretBytes::from(found.secret_access_key()), SecretBytes::from(found.access_key_id())];
+            let mut secrets =
+                vec![SecretBytes::from(found.secret_access_key()), SecretBytes::from(found.access_key_id())];
             secrets.extend(found.session_token().map(SecretBytes::from));
             let learnt: Known = Box::new(secrets.iter().map(|secret| (self.learn)(secret)).collect::<Vec<_>>());
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -98,9 +98,11 @@ impl Queue {
     /// Takes what is there, and deletes it: what it says is looked up in Secrets Manager, which is also asked without it.
     async fn receive(&self, reader: &Reader) -> Result<Vec<Event>, StoreError> {
         let client = self.client(reader).await?;
-        let failed = |operation: &str, refusal| judge::error(&reader.client.store, "SQS", operation, &self.url, &refusal);
+        let failed =
+            |operation: &str, refusal| judge::error(&reader.client.store, "SQS", operation, &self.url, &refusal);
         reader.client.count("ReceiveMessage");
-        let request = client.receive_message().queue_url(&self.url).wait_time_seconds(WAIT).max_number_of_messages(MOST);
+        let request =
+            client.receive_message().queue_url(&self.url).wait_time_seconds(WAIT).max_number_of_messages(MOST);
         let answer = request.send().await.map_err(|error| failed("sqs:ReceiveMessage", judge::refusal(error)))?;
         let (mut events, mut done) = (Vec::new(), Vec::new());
         for message in answer.messages.unwrap_or_default() {
@@ -263,7 +265,9 @@ mod tests {
 
     #[test]
     fn what_is_something_else_is_no_event() {
-        for body in ["", "{", "[]", "{}", r#"{"source": "aws.s3", "detail": {}}"#, r#"{"source": "aws.secretsmanager"}"#] {
+        for body in
+            ["", "{", "[]", "{}", r#"{"source": "aws.s3", "detail": {}}"#, r#"{"source": "aws.secretsmanager"}"#]
+        {
             assert_eq!(event(body), None, "{body}");
         }
     }

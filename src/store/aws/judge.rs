@@ -56,21 +56,46 @@ impl Refusal {
 /// by status only where there is no code that is known.
 fn meaning(code: &str, text: &str, status: Option<u16>) -> Meaning {
     match code {
-        "ThrottlingException" | "Throttling" | "ThrottledException" | "TooManyRequestsException" | "RequestThrottled"
-        | "RequestThrottledException" | "RequestLimitExceeded" | "LimitExceededException" | "SlowDown"
-        | "BandwidthLimitExceeded" | "PriorRequestNotComplete" | "ProvisionedThroughputExceededException" => {
-            Meaning::Throttled
-        }
-        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" | "UnrecognizedClientException"
-        | "InvalidClientTokenId" | "InvalidSignatureException" | "SignatureDoesNotMatch" | "InvalidToken"
+        "ThrottlingException"
+        | "Throttling"
+        | "ThrottledException"
+        | "TooManyRequestsException"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "RequestLimitExceeded"
+        | "LimitExceededException"
+        | "SlowDown"
+        | "BandwidthLimitExceeded"
+        | "PriorRequestNotComplete"
+        | "ProvisionedThroughputExceededException" => Meaning::Throttled,
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestExpired"
+        | "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidSignatureException"
+        | "SignatureDoesNotMatch"
+        | "InvalidToken"
         | "TokenRefreshRequired" => Meaning::Expired,
-        "AccessDenied" | "AccessDeniedException" | "NotAuthorized" | "UnauthorizedOperation" | "OptInRequired"
-        | "MissingAuthenticationToken" | "MissingAuthenticationTokenException" | "IncompleteSignature" => Meaning::Denied,
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "NotAuthorized"
+        | "UnauthorizedOperation"
+        | "OptInRequired"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException"
+        | "IncompleteSignature" => Meaning::Denied,
         "ResourceNotFoundException" => Meaning::Missing,
         "InvalidRequestException" if text.contains("deletion") || text.contains("deleted") => Meaning::Deleted,
         "DecryptionFailure" | "DecryptionFailureException" => Meaning::Undecipherable,
-        "RequestTimeout" | "RequestTimeoutException" | "InternalServiceError" | "InternalServiceErrorException"
-        | "InternalFailure" | "InternalError" | "InternalServerError" | "ServiceUnavailable"
+        "RequestTimeout"
+        | "RequestTimeoutException"
+        | "InternalServiceError"
+        | "InternalServiceErrorException"
+        | "InternalFailure"
+        | "InternalError"
+        | "InternalServerError"
+        | "ServiceUnavailable"
         | "ServiceUnavailableException" => Meaning::Down,
         _ => match status {
             Some(429) => Meaning::Throttled,
@@ -144,15 +169,19 @@ pub(super) fn error(store: &str, region: &str, operation: &str, what: &str, refu
             format!("denies {operation}"),
             "allow it to this identity (`agent check` prints the policy), in the secret's resource policy too",
         ),
-        Meaning::Missing => (Missing, "has no such secret or version".to_owned(), "mend id, stage or version_id, or create it"),
+        Meaning::Missing => {
+            (Missing, "has no such secret or version".to_owned(), "mend id, stage or version_id, or create it")
+        }
         Meaning::Deleted => (
             Missing,
             "has it scheduled for deletion".to_owned(),
             "aws secretsmanager restore-secret brings it back; what was read last stays in use",
         ),
-        Meaning::Undecipherable => {
-            (Denied, "cannot decrypt it".to_owned(), "allow kms:Decrypt on its key, and look whether the key is enabled")
-        }
+        Meaning::Undecipherable => (
+            Denied,
+            "cannot decrypt it".to_owned(),
+            "allow kms:Decrypt on its key, and look whether the key is enabled",
+        ),
         Meaning::Bad => (Missing, "refuses the request".to_owned(), "mend id, stage or version_id"),
     };
     let said = match (refusal.code.is_empty(), refusal.text.is_empty()) {

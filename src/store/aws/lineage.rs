@@ -70,13 +70,7 @@ impl Lineage {
     }
 
     /// Weighs the version that came back for `stage`; `seen` is what DescribeSecret said just before, if it was asked.
-    pub fn weigh(
-        &mut self,
-        version: &str,
-        created: Option<Timestamp>,
-        stage: &str,
-        seen: Option<&Labels>,
-    ) -> Belief {
+    pub fn weigh(&mut self, version: &str, created: Option<Timestamp>, stage: &str, seen: Option<&Labels>) -> Belief {
         let expected = seen.and_then(|labels| labelled(labels, stage));
         if expected.is_some_and(|expected| expected != version) {
             return self.unsettled();
@@ -167,7 +161,9 @@ mod tests {
     use super::*;
 
     fn labels(of: &[(&str, &[&str])]) -> Labels {
-        of.iter().map(|(version, stages)| ((*version).into(), stages.iter().map(ToString::to_string).collect())).collect()
+        of.iter()
+            .map(|(version, stages)| ((*version).into(), stages.iter().map(ToString::to_string).collect()))
+            .collect()
     }
 
     fn at(current: &str, left: &[&str]) -> Lineage {
@@ -185,7 +181,11 @@ mod tests {
         let stale = labels(&[("a", &[CURRENT]), ("z", &[PREVIOUS])]);
         assert_eq!(known.weigh("a", None, CURRENT, Some(&stale)), Belief::Unsettled(Some(Duration::from_secs(2))));
         assert_eq!(known.weigh("b", None, CURRENT, None), Belief::Same);
-        assert_eq!(known.weigh("a", None, CURRENT, None), Belief::Unsettled(Some(Duration::from_secs(1))), "counted anew");
+        assert_eq!(
+            known.weigh("a", None, CURRENT, None),
+            Belief::Unsettled(Some(Duration::from_secs(1))),
+            "counted anew"
+        );
     }
 
     #[test]

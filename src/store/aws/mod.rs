@@ -95,8 +95,12 @@ impl AwsStore {
         let fields = fields.map_err(|why| {
             let key = key.unwrap_or_default();
             let text = match why {
-                value::NoKey::NotJson => format!("its value is not JSON, so it has no key {key}; remove key, or put JSON"),
-                value::NoKey::NotThere => format!("its JSON has nothing under the key {key}; mend key, or put it there"),
+                value::NoKey::NotJson => {
+                    format!("its value is not JSON, so it has no key {key}; remove key, or put JSON")
+                }
+                value::NoKey::NotThere => {
+                    format!("its JSON has nothing under the key {key}; mend key, or put it there")
+                }
             };
             self.reader.client.error(id, StoreErrorKind::Missing, text)
         })?;

@@ -208,7 +208,8 @@ impl Reader {
         };
         if haves.iter().all(|have| have.as_deref() == Some(version)) {
             let mut memory = self.memory();
-            let lineage = memory.secrets.entry(ask.id.clone()).or_default().lineages.entry(lineage_of(ask)).or_default();
+            let lineage =
+                memory.secrets.entry(ask.id.clone()).or_default().lineages.entry(lineage_of(ask)).or_default();
             if let Belief::Unsettled(after) = lineage.weigh(version, None, &ask.stage, Some(&labels)) {
                 return Ok(Found::Unsettled(again(after)));
             }
@@ -259,7 +260,10 @@ impl Reader {
             Belief::Unsettled(after) => {
                 tracing::debug!(store = %self.client.store, secret = %ask.id, version = %got.version, "not the version to be expected");
                 if haves.contains(&None) {
-                    let text = format!("AWS answers with version {}, which was in use before, or is not the one announced; it is asked again", got.version);
+                    let text = format!(
+                        "AWS answers with version {}, which was in use before, or is not the one announced; it is asked again",
+                        got.version
+                    );
                     let error = self.client.error(&ask.id, StoreErrorKind::Unavailable, text);
                     return Err(error.later(after.unwrap_or(Duration::from_secs(30))));
                 }

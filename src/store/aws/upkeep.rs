@@ -45,7 +45,10 @@ pub(super) fn of(reader: &Reader, polled: &[(Ask, Duration)], queue: bool) -> Up
         how.push(format!("DescribeSecret one by one{denied}"));
     }
     if !blind.is_empty() {
-        how.push(format!("GetSecretValue one by one (DescribeSecret is denied){}", if seeing.is_empty() { denied } else { "" }));
+        how.push(format!(
+            "GetSecretValue one by one (DescribeSecret is denied){}",
+            if seeing.is_empty() { denied } else { "" }
+        ));
     }
     calls += alone.iter().map(|(_, poll)| per_hour(*poll)).sum::<f64>();
     let mut usd = calls * MONTH * PRICE;
