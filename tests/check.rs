@@ -145,10 +145,6 @@ async fn stores_answer_with_their_codes() {
     let report = world.check(false).await;
     assert_eq!(report.exit_code(), 69, "{report}");
     assert!(report.to_string().contains("nobody listens there"), "{report}");
-    let aws = plain.replace("{type: file, path: secrets.yaml}", "{type: aws-secrets-manager, region: eu-central-1}");
-    let report = World::new(&aws.replace("db: {store: local}", "db: {store: local, id: db}")).check(false).await;
-    assert_eq!(report.exit_code(), 78, "{report}");
-    assert!(report.to_string().contains("not built yet"), "{report}");
 }
 
 #[tokio::test]

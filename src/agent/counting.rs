@@ -75,7 +75,6 @@ fn word(kind: StoreErrorKind) -> &'static str {
         StoreErrorKind::Denied => "denied",
         StoreErrorKind::Missing => "missing",
         StoreErrorKind::Malformed => "malformed",
-        StoreErrorKind::NotBuilt => "not_built",
     }
 }
 

@@ -53,7 +53,6 @@ impl Class {
             StoreErrorKind::Unavailable | StoreErrorKind::Malformed => Self::Unavailable,
             StoreErrorKind::Denied => Self::Denied,
             StoreErrorKind::Missing => Self::Missing,
-            StoreErrorKind::NotBuilt => Self::Config,
         }
     }
 

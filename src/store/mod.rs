@@ -215,6 +215,4 @@ pub enum StoreErrorKind {
     Missing,
     /// The answer makes no sense: a file half-written, JSON cut short (the last good reading stands; exit 69).
     Malformed,
-    /// This build has no reader for the store's type (exit 78).
-    NotBuilt,
 }

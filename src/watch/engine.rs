@@ -27,15 +27,17 @@ const SAVE_PAUSE: Duration = Duration::from_secs(10);
 /// How long after a new config `overlap.json` is written where nothing else causes it.
 const SAVE_DELAY: Duration = Duration::from_secs(1);
 
+type Channel<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
+
 pub(super) struct Engine {
     state: Arc<Mutex<State>>,
     surroundings: Surroundings,
     commands: mpsc::Receiver<Command>,
     reads: FuturesUnordered<BoxFuture<'static, (SecretName, u64, Read)>>,
     listeners: BTreeMap<StoreName, Listener>,
-    changes: (mpsc::Sender<(StoreName, Changed)>, mpsc::Receiver<(StoreName, Changed)>),
+    changes: Channel<(StoreName, Changed)>,
     /// Stores that wait until their sessions are written down.
-    keeps: (mpsc::Sender<oneshot::Sender<()>>, mpsc::Receiver<oneshot::Sender<()>>),
+    keeps: Channel<oneshot::Sender<()>>,
     memory: Memory,
     pub(super) keeper: Keeper,
     /// What is remembered differs from what is written; when to write it.

@@ -31,8 +31,7 @@ pub struct Once {
 }
 
 /// Reads every secret in use until each was read well, and builds each target's snapshot, with `previous` as a running
-/// watch would. `Unavailable`, `Malformed` and `Missing` are tried again until the wait is over, `Denied` and `NotBuilt` are
-/// not. What `holding` has is not made again. The caller owes that no agent runs on the same `state_dir`.
+/// watch would. `Unavailable`, `Malformed` and `Missing` are tried again until the wait is over, `Denied` is not. What `holding` has is not made again. The caller owes that no agent runs on the same `state_dir`.
 ///
 /// # Errors
 /// Every secret that could not be read, with its last error.
@@ -146,7 +145,7 @@ async fn patiently(
             Err(_elapsed) => return Err(last.unwrap_or_else(|| silent(&secret.name))),
         };
         let left = until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
-        let hopeless = matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::NotBuilt);
+        let hopeless = error.kind == StoreErrorKind::Denied;
         if hopeless || left <= BACKOFF.0 || error.retry_after.is_some_and(|asked| asked >= left) {
             return Err(error);
         }

@@ -18,6 +18,8 @@ use crate::secret::{Again, Reading};
 const RETRY_AHEAD: Duration = Duration::from_millis(500);
 /// Reads that a store asks for at one moment (secrets that rotate together) wait up to this for each other.
 const AFTER_SPREAD: Duration = Duration::from_secs(3);
+/// A store's wish lies at most so far ahead: an instant that is too far away cannot be told.
+const AFTER_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Debug, Default)]
 pub(super) struct Ticks {
@@ -85,7 +87,7 @@ impl Ticks {
 
     /// The read that a store wants `after`, or `next` where that comes first.
     fn after(&mut self, store: &StoreName, after: Duration, next: Option<Instant>, now: Instant, die: f64) -> Instant {
-        let after = after.max(schedule::EXPIRY_FLOOR);
+        let after = after.clamp(schedule::EXPIRY_FLOOR, AFTER_MAX);
         let spread = AFTER_SPREAD.min(after / 10);
         let (from, until) = (now + after, now + after + spread);
         if let Some(next) = next.filter(|next| *next <= until) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use leasehold::config::model::{Locator, SecretConfig};
 use leasehold::secret::{Again, Reading};
-use leasehold::store::{Store, StoreError, StoreErrorKind};
+use leasehold::store::{Store, StoreError, StoreErrorKind, Upkeep};
 use leasehold::watch::Surroundings;
 use tempfile::tempdir;
 use tokio::time::Instant;
@@ -84,6 +84,15 @@ impl Store for Gatherer {
 
     fn gathers(&self) -> bool {
         self.gathers
+    }
+
+    fn upkeep(&self, polled: &[(&Locator, Duration)]) -> Option<Upkeep> {
+        let shown = polled.iter().map(|(locator, poll)| match locator {
+            Locator::File { key } => format!("{key} {poll:?}"),
+            _ => panic!("not a file locator"),
+        });
+        let how = shown.collect::<Vec<_>>().join(", ");
+        self.gathers.then(|| Upkeep { how, ..Upkeep::default() })
     }
 }
 
@@ -368,4 +377,19 @@ async fn a_store_that_asks_for_time_is_not_asked_earlier_by_any_of_its_secrets()
         let gap = pair[1].0 - pair[0].0;
         assert!(gap >= secs(120) && gap < secs(134), "{gap:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_upkeep_of_a_store_is_asked_for_the_secrets_of_it_that_are_in_use_and_polled() {
+    let store = Gatherer::new(true);
+    let mut fleet = Fleet::new(&store, 4, 11);
+    fleet.world.config.secrets.get_mut(&name("s0001")).unwrap().poll = None;
+    fleet.world.config.secrets.get_mut(&name("s0002")).unwrap().poll = Some(secs(300));
+    fleet.world.uses.get_mut("t").unwrap().remove(&name("s0003"));
+    let free: Arc<dyn Store> = Gatherer::new(false);
+    fleet.world.stores.insert("free".into(), free);
+    let running = fleet.spawn();
+    running.target("t").next().await;
+    let upkeep: Vec<_> = running.watch.upkeep().into_iter().map(|(store, upkeep)| (store, upkeep.how)).collect();
+    assert_eq!(upkeep, [("shelf".into(), "s0000 60s, s0002 300s".to_owned())]);
 }

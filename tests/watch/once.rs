@@ -85,33 +85,39 @@ async fn rounds_remember_overlaps_from_one_to_the_next_and_narrowed_ones_forget_
 }
 
 #[tokio::test]
-async fn a_store_type_without_a_reader_says_so_when_it_is_read() {
+async fn a_store_that_did_not_change_stays_the_same_when_the_config_does() {
     let dir = tempdir().unwrap();
     let shelf = Shelf::new(&[]);
     let mut world = World::new(dir.path(), &shelf, &[secret("a", secs(0))], &[("t", &["a"])]);
-    let aws = AwsStore {
-        region: None,
+    let file = FileStore { path: dir.path().join("s.yaml") };
+    world.config.stores.insert("local".into(), StoreConfig::File(file));
+    world.config.stores.insert("aws".into(), aws("eu-west-1"));
+    let key = Key::new(b"key");
+    let stores = build(&world.config, &key);
+    let locator = Locator::File { key: "a".into() };
+    assert_eq!(stores["local"].read(&locator).await.unwrap_err().kind, StoreErrorKind::Missing);
+
+    let same = rebuild(&world.config, &stores, &world.config, &key);
+    let mut moved = world.config.clone();
+    moved.stores.insert("local".into(), StoreConfig::File(FileStore { path: dir.path().join("t.yaml") }));
+    moved.stores.insert("aws".into(), aws("eu-west-2"));
+    let moved = rebuild(&world.config, &stores, &moved, &key);
+    for name in ["local", "aws"] {
+        assert!(Arc::ptr_eq(&same[name], &stores[name]), "{name}");
+        assert!(!Arc::ptr_eq(&moved[name], &stores[name]), "{name}");
+    }
+}
+
+fn aws(region: &str) -> StoreConfig {
+    StoreConfig::Aws(Box::new(AwsStore {
+        region: Some(region.into()),
         regions: Vec::new(),
         profile: None,
         role_arn: None,
         endpoint_url: None,
         queue_url: None,
-    };
-    world.config.stores.insert("shelf".into(), StoreConfig::Aws(Box::new(aws)));
-    let file = FileStore { path: dir.path().join("s.yaml") };
-    world.config.stores.insert("local".into(), StoreConfig::File(file));
-    let key = Key::new(b"key");
-    let stores = build(&world.config, &key);
-    let faults = round(&world.config, &stores, &world.uses, &world.surroundings(), NOW).await.unwrap_err();
-    assert_eq!(faults[0].1.kind, StoreErrorKind::NotBuilt);
-    let locator = Locator::File { key: "a".into() };
-    assert_eq!(stores["local"].read(&locator).await.unwrap_err().kind, StoreErrorKind::Missing);
-
-    let same = rebuild(&world.config, &stores, &world.config, &key);
-    assert!(Arc::ptr_eq(&same["local"], &stores["local"]));
-    let mut moved = world.config.clone();
-    moved.stores.insert("local".into(), StoreConfig::File(FileStore { path: dir.path().join("t.yaml") }));
-    assert!(!Arc::ptr_eq(&rebuild(&world.config, &stores, &moved, &key)["local"], &stores["local"]));
+        timeout: secs(10),
+    }))
 }
 
 /// A round of a command of its own.

@@ -197,7 +197,7 @@ impl Job<'_> {
 
 /// Whether waiting can help.
 fn may_pass(error: &StoreError) -> bool {
-    !matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::NotBuilt)
+    error.kind != StoreErrorKind::Denied
 }
 
 /// Faults of secrets at their places; a store that answers all of them alike is told once.
