@@ -1,7 +1,7 @@
 //! Everything is eventually consistent: what is served never goes back to a version that was left.
 
-use crate::aws::model::Labels;
-use crate::aws::scripted::Scripted;
+use crate::aws::model::{Labels, Stored};
+use crate::aws::scripted::{Answer, Scripted, every};
 use crate::aws::world::{Setup, World};
 use crate::{many, put, server};
 
@@ -113,6 +113,52 @@ fn a_rollback_in_aws_is_followed_once_it_is_proven() {
         world.agent.wait_outcomes(&["committed"; 3]);
         world.healthy();
         assert_eq!(world.served(), ["of-1", "of-2", "of-1"]);
+    }
+}
+
+#[test]
+fn a_label_that_was_moved_twice_between_two_looks_is_followed_to_where_it_stays() {
+    for ids in [&["app"][..], &["app", "other"]] {
+        let server = server();
+        put(&server, "other", "of-1");
+        let first = server.labels("app")["AWSCURRENT"].clone();
+        let mut world = World::started(&server.address(), &many(ids));
+        put(&server, "app", "of-2");
+        world.agent.wait_outcomes(&["committed", "committed"]);
+        // What is in use carries no label any more, and AWSPREVIOUS is on a version that was never seen here.
+        server.change("app", |secret| {
+            secret.current("never-seen-00000000000000000000000", Stored::Text("{}".into()), 1.7e9);
+            secret.label("AWSCURRENT", &first);
+        });
+        world.agent.wait_outcomes(&["committed"; 3]);
+        world.healthy();
+        assert_eq!(world.served(), ["of-1", "of-2", "of-1"]);
+    }
+}
+
+#[test]
+fn an_answer_without_a_version_is_not_taken_for_one() {
+    for ids in [&["app"][..], &["app", "other"]] {
+        let server = server();
+        put(&server, "other", "of-1");
+        let mut world = World::started(&server.address(), &many(ids));
+        // Valid JSON that says nothing, as a proxy may answer.
+        server.rule(every(Answer::Raw(
+            200,
+            r#"{"SecretValues": [{"Name": "app", "SecretString": "{}"}], "SecretString": "{}"}"#,
+        )));
+        world.failing("app", &["app"]);
+        let (code, _, _) = world.agent.call(&["refresh", "app"]);
+        assert_ne!(code, 0);
+        server.clear();
+        world.well("app");
+        put(&server, "app", "of-2");
+        world.agent.wait_outcomes(&["committed", "committed"]);
+        // Nor is it remembered over a restart.
+        world.agent.stop();
+        world.agent.start();
+        world.well("app");
+        assert_eq!(world.served(), ["of-1", "of-2", "of-2"]);
     }
 }
 

@@ -8,7 +8,7 @@ use super::client::{Client, Failed, in_region};
 use super::judge::{self, Refusal};
 use super::lineage::Labels;
 use crate::secret::SecretBytes;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 
 /// One answer of GetSecretValue, or one entry of BatchGetSecretValue.
 pub(super) struct Got {
@@ -67,10 +67,15 @@ impl Client {
             request.set_version_id(version.map(str::to_owned)).send().await.map_err(judge::refusal)
         });
         let answer = answer.await?;
+        let Some(version) = answer.version_id else {
+            let text =
+                "the answer names no version: something else answers in AWS's place; look at endpoint_url and proxies";
+            return Err(Failed::of(self.error(id, StoreErrorKind::Malformed, text), None));
+        };
         Ok(Got {
             arn: answer.arn.unwrap_or_default(),
             name: answer.name.unwrap_or_default(),
-            version: answer.version_id.unwrap_or_default(),
+            version,
             created: answer.created_date.and_then(time),
             value: value(answer.secret_string, answer.secret_binary),
         })
@@ -119,12 +124,15 @@ impl Client {
                 let refusal = Refusal::of_code(&refused.error_code.unwrap_or_default(), &text);
                 errors.insert(id.clone(), judge::error(&self.store, &region, "GetSecretValue", id, &refusal));
             }
-            values.extend(answer.secret_values.unwrap_or_default().into_iter().map(|entry| Got {
-                arn: entry.arn.unwrap_or_default(),
-                name: entry.name.unwrap_or_default(),
-                version: entry.version_id.unwrap_or_default(),
-                created: entry.created_date.and_then(time),
-                value: value(entry.secret_string, entry.secret_binary),
+            // What names no version is asked for by itself, and told there.
+            values.extend(answer.secret_values.unwrap_or_default().into_iter().filter_map(|entry| {
+                Some(Got {
+                    version: entry.version_id?,
+                    arn: entry.arn.unwrap_or_default(),
+                    name: entry.name.unwrap_or_default(),
+                    created: entry.created_date.and_then(time),
+                    value: value(entry.secret_string, entry.secret_binary),
+                })
             }));
             next = answer.next_token.filter(|token| !token.is_empty() && next.as_ref() != Some(token));
             if next.is_none() {

@@ -42,6 +42,9 @@ pub(super) struct Lineage {
     /// A version left that the label was seen on again, where nothing proves that it was moved there.
     #[serde(skip)]
     returning: Option<String>,
+    /// Looks in a row at which both the labels and the value were those of `returning`.
+    #[serde(skip)]
+    agreed: u32,
     /// Looks in a row that brought something not to be believed.
     #[serde(skip)]
     looks: u32,
@@ -85,6 +88,9 @@ impl Lineage {
         }
         let announced = self.announced.as_deref() == Some(version);
         if !announced && self.is_older(version, created) && !self.moved_back(version, stage, seen) {
+            let same = self.returning.as_deref() == Some(version);
+            // A look without labels neither counts nor breaks the row.
+            self.agreed = if same { self.agreed } else { 0 } + u32::from(seen.is_some());
             self.returning = Some(version.to_owned());
             return self.unsettled();
         }
@@ -92,14 +98,16 @@ impl Lineage {
     }
 
     /// Whether the label went back to a version left, and not merely this answer. For AWSCURRENT the labels prove it: what is
-    /// in use carries AWSPREVIOUS only since the label was taken from it. Other labels prove nothing, so they must be
-    /// seen there twice.
+    /// in use carries AWSPREVIOUS only since the label was taken from it. Where that moved on as well (AWSCURRENT was moved
+    /// twice since the last look), it is that nothing else was seen for minutes. Other labels prove nothing, so they must
+    /// be seen there twice.
     fn moved_back(&self, version: &str, stage: &str, seen: Option<&Labels>) -> bool {
         let Some(labels) = seen else { return false };
         match stage {
             CURRENT => {
                 let previous = labelled(labels, PREVIOUS);
-                self.current.as_deref().is_some_and(|current| previous == Some(current))
+                let proved = self.current.as_deref().is_some_and(|current| previous == Some(current));
+                proved || (self.agreed >= LOOKS && self.returning.as_deref() == Some(version))
             }
             _ => self.returning.as_deref() == Some(version),
         }
@@ -141,7 +149,7 @@ impl Lineage {
     }
 
     fn settled(&mut self) {
-        (self.announced, self.returning, self.looks) = (None, None, 0);
+        (self.announced, self.returning, self.agreed, self.looks) = (None, None, 0, 0);
     }
 
     fn unsettled(&mut self) -> Belief {
@@ -195,6 +203,23 @@ mod tests {
         assert_eq!(known.weigh("a", None, CURRENT, Some(&moved)), Belief::New);
         assert!(known.take("a", None));
         assert_eq!((known.current.as_deref(), known.left.as_slices().0), (Some("a"), &["b".to_owned()][..]));
+    }
+
+    #[test]
+    fn a_label_that_was_moved_twice_is_followed_when_nothing_else_was_seen_for_long() {
+        let mut known = at("b", &["a"]);
+        let moved = labels(&[("a", &[CURRENT]), ("c", &[PREVIOUS])]);
+        let mut looks = |known: &mut Lineage, many: u32| {
+            (0..many).all(|_| matches!(known.weigh("a", None, CURRENT, Some(&moved)), Belief::Unsettled(_)))
+        };
+        assert!(looks(&mut known, LOOKS - 1));
+        assert_eq!(known.weigh("b", None, CURRENT, None), Belief::Same, "one answer breaks the row");
+        assert!(looks(&mut known, LOOKS));
+        let moved = labels(&[("a", &[CURRENT]), ("c", &[PREVIOUS])]);
+        assert_eq!(known.weigh("a", None, CURRENT, Some(&moved)), Belief::New);
+        let mut unseen = at("b", &["a"]);
+        (0..100)
+            .for_each(|_| assert!(matches!(unseen.weigh("a", None, CURRENT, None), Belief::Unsettled(_)), "no labels"));
     }
 
     #[test]
