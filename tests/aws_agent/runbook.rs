@@ -6,7 +6,7 @@ use crate::aws::moto::{REGION, moto, unique};
 use crate::aws::world::{Setup, World};
 
 /// Runs with the env file's variables, as the real process would.
-const CHILD: &str = "echo started >>starts\nset -a; . ./out/conf; set +a\nenv | grep ^AWS_ | sort >serving.next\n\
+const CHILD: &str = "echo started >>starts\nset -a; . ./out/conf; set +a\nenv | grep -E '^AWS_(ACCESS|SECRET|SESSION)' | sort >serving.next\n\
                      mv serving.next serving\nexec sleep 100000\n";
 
 fn lines(n: u32) -> [String; 2] {

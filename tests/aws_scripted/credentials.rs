@@ -72,7 +72,7 @@ fn who_it_is_is_asked_once_and_logged_once() {
     world.read_again("app", 3);
     let log = world.agent.log();
     assert_eq!(log.matches("acting as").count(), 1, "{log}");
-    assert!(log.contains("arn:aws:iam::123456789012:user/of-AKIDOFTHEAGENT"), "{log}");
+    assert!(log.contains("arn:aws:iam::123456789012:user/app"), "{log}");
     assert_eq!(server.count("sts:GetCallerIdentity"), 1);
 }
 

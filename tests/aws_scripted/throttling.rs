@@ -52,7 +52,7 @@ fn many_secrets_that_are_throttled_make_no_storm() {
     let mut world = World::started(&server.address(), &many(&ids));
     server.rule(every(THROTTLED));
     server.forget();
-    world.failing("s59", &["s59"]);
+    world.failing("s59", &["asked too often"]);
     world.agent.wait("ten seconds of it", |_| {
         let asked = server.asked();
         (asked.last()?.at - asked.first()?.at > Duration::from_secs(10)).then_some(())

@@ -385,7 +385,7 @@ fn batch(state: &mut State, asked: &Asked) -> Value {
 fn identity(access_key: &str) -> String {
     format!(
         "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult>\
-         <Arn>arn:aws:iam::{ACCOUNT}:user/of-{access_key}</Arn><UserId>{access_key}</UserId><Account>{ACCOUNT}</Account>\
+         <Arn>arn:aws:iam::{ACCOUNT}:user/app</Arn><UserId>{access_key}</UserId><Account>{ACCOUNT}</Account>\
          </GetCallerIdentityResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></GetCallerIdentityResponse>"
     )
 }
