@@ -4,12 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::events::Queue;
 use super::gather::Ask;
+use super::id::in_region;
+use super::judge::Meaning;
 use super::lineage::CURRENT;
-use super::reader::Reader;
+use super::reader::{AT_ONCE, Reader};
 use crate::store::Access;
 
 /// How a secret's ARN ends where only its name is known: AWS puts `-` and six characters after it.
@@ -18,29 +21,30 @@ const SUFFIX: &str = "-??????";
 pub(super) async fn of(reader: &Reader, asks: &[Ask], queue: Option<&Queue>) -> Access {
     let mut access = Access::default();
     let ids: BTreeSet<&str> = asks.iter().map(|ask| ask.id.as_str()).collect();
-    // What was read just before went by batches: each secret once by itself where that says more.
     let batched = asks.iter().filter(|ask| ask.stage == CURRENT && ask.version.is_none()).count() > 1;
-    for id in &ids {
-        let (mut may, mut tell) = (Vec::new(), Vec::new());
-        let readable = reader.memory().secrets.get(*id).is_some_and(|known| known.readable);
-        if readable {
-            may.push("GetSecretValue");
-        } else {
-            tell.push(("GetSecretValue", "reading it"));
-        }
-        match reader.describe(id).await {
-            Ok(_) => may.push("DescribeSecret"),
-            Err(_) => {
-                tell.push(("DescribeSecret", "seeing a change without reading the value, and when it is rotated next"));
+    let asked: Vec<_> = ids.iter().map(|id| async move { (*id, reader.describe(id).await) }.boxed()).collect();
+    let asked: BTreeMap<_, _> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
+    for (id, described) in asked {
+        let mut may = Vec::new();
+        match reader.memory().secrets.get(id).and_then(|known| known.readable) {
+            Some(true) => may.push("GetSecretValue"),
+            Some(false) => {
+                let lacking = "reading it; for a key of its own, kms:Decrypt, too";
+                access.lacking.push(format!("secretsmanager:GetSecretValue on {id}: {lacking}"));
             }
+            None => {}
         }
-        if may.is_empty() {
-            access.allowed.push(format!("{id}: nothing"));
-        } else {
-            access.allowed.push(format!("{id}: {}", may.join(", ")));
+        match described {
+            Ok(_) => may.push("DescribeSecret"),
+            Err(failed) if failed.meaning == Some(Meaning::Denied) => {
+                let lacking = "seeing a change without reading the value, and when it is rotated next";
+                access.lacking.push(format!("secretsmanager:DescribeSecret on {id}: {lacking}"));
+            }
+            // Why it cannot be read was told already.
+            Err(_) => {}
         }
-        let lacking = tell.iter().map(|(action, what_for)| format!("secretsmanager:{action} on {id}: {what_for}"));
-        access.lacking.extend(lacking);
+        let may = if may.is_empty() { "nothing that is known of".to_owned() } else { may.join(", ") };
+        access.allowed.push(format!("{id}: {may}"));
     }
     if batched {
         match reader.batch_denied() {
@@ -68,8 +72,8 @@ async fn policy(reader: &Reader, ids: &BTreeSet<&str>, batched: bool, queue: Opt
         let arn = known.and_then(|known| known.arn.clone()).filter(|arn| !arn.is_empty());
         for region in &regions {
             secrets.insert(match &arn {
-                Some(arn) => super::client::in_region(arn, region),
-                None if id.starts_with("arn:") => super::client::in_region(id, region),
+                Some(arn) => in_region(arn, region),
+                None if id.starts_with("arn:") => in_region(id, region),
                 None => format!("arn:aws:secretsmanager:{region}:*:secret:{id}{SUFFIX}"),
             });
             if let Some(key) = known.and_then(|known| known.kms_key.as_deref()).filter(|key| !managed(key)) {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::client::{Client, Failed, in_region};
+use super::client::{Client, Failed};
+use super::id::in_region;
 use super::judge::{self, Refusal};
 use super::lineage::Labels;
 use crate::secret::SecretBytes;

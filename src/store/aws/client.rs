@@ -262,13 +262,3 @@ impl Failed {
         Self { error, meaning, elsewhere: false }
     }
 }
-
-/// A secret's name in a region: an ARN names its own region, and a replica's differs in nothing else
-/// (<https://docs.aws.amazon.com/secretsmanager/latest/userguide/replicate-secrets.html>).
-pub(super) fn in_region(id: &str, region: &str) -> String {
-    let parts: Vec<&str> = id.splitn(5, ':').collect();
-    match parts[..] {
-        ["arn", partition, "secretsmanager", _, rest] => format!("arn:{partition}:secretsmanager:{region}:{rest}"),
-        _ => id.to_owned(),
-    }
-}

@@ -13,9 +13,10 @@ use aws_config::Region;
 use aws_config::timeout::TimeoutConfig;
 use serde_json::Value;
 
+use super::id::names;
 use super::judge;
 use super::lineage::CURRENT;
-use super::reader::{Reader, names};
+use super::reader::Reader;
 use crate::config::model::Locator;
 use crate::schedule::Backoff;
 use crate::store::{Changed, StoreError};

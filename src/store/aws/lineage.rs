@@ -14,7 +14,7 @@ pub(super) const PREVIOUS: &str = "AWSPREVIOUS";
 /// Versions left that are remembered. AWS keeps about 100 of a secret.
 const LEFT: usize = 16;
 /// How often something that was announced and is not there is looked for before that is left to the poll.
-const LOOKS: u32 = 8;
+pub(super) const LOOKS: u32 = 8;
 
 /// Which version carries which labels, as DescribeSecret has it (`VersionIdsToStages`). Versions without labels are not
 /// in it.

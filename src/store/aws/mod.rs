@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `client`, `api`, `credentials`, `judge` | requests over the SDK, region after region; keys masked; errors by code |
 //! | `gather`, `reader` | reads that begin together, as few requests as the policy allows |
-//! | `lineage` | which version is to be believed |
+//! | `lineage`, `known`, `id` | which version is to be believed; what is known of a secret; its names |
 //! | `value` | from a SecretString or SecretBinary to fields |
 //! | `events` | changes announced on an SQS queue |
 //! | `access`, `upkeep`, `saved` | what policy allows and needs; what watching costs; what the next start is to know |
@@ -17,7 +17,9 @@ mod client;
 mod credentials;
 mod events;
 mod gather;
+mod id;
 mod judge;
+mod known;
 mod lineage;
 mod reader;
 mod saved;

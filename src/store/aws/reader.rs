@@ -19,8 +19,10 @@ use jiff::Timestamp;
 use super::api::Got;
 use super::client::{Client, Failed};
 use super::gather::{Ask, Haves, Members};
+use super::id::names;
 use super::judge::Meaning;
-use super::lineage::{Belief, CURRENT, Labels, Lineage, labelled};
+use super::known::Memory;
+use super::lineage::{Belief, CURRENT, LOOKS, Labels, Lineage, labelled};
 use crate::schedule;
 use crate::secret::Again;
 use crate::store::{StoreError, StoreErrorKind};
@@ -28,7 +30,7 @@ use crate::store::{StoreError, StoreErrorKind};
 /// Secrets in one BatchGetSecretValue: the API takes no more.
 pub(super) const BATCH: usize = 20;
 /// Requests of one round under way at once.
-const AT_ONCE: usize = 8;
+pub(super) const AT_ONCE: usize = 8;
 /// How long a denial is remembered.
 const DENIED_FOR: Duration = Duration::from_secs(6 * 3600);
 /// How long what DescribeSecret says of rotations is taken to stand, unless another version comes.
@@ -50,39 +52,10 @@ pub(super) enum Found {
 /// One round's answers.
 pub(super) type Outcome = BTreeMap<Ask, Result<Found, StoreError>>;
 
-/// What is known of one secret.
-#[derive(Default)]
-pub(super) struct Known {
-    /// By label, or by `version:` and its id.
-    pub lineages: BTreeMap<String, Lineage>,
-    pub arn: Option<String>,
-    pub name: Option<String>,
-    /// Its own key, where it is not the account's default one.
-    pub kms_key: Option<String>,
-    pub next_rotation: Option<Timestamp>,
-    pub described: Option<Timestamp>,
-    pub describe_denied: Option<Timestamp>,
-    /// GetSecretValue went well.
-    pub readable: bool,
-}
-
-/// All that the store knows.
-#[derive(Default)]
-pub(super) struct Memory {
-    pub secrets: BTreeMap<String, Known>,
-    pub batch_denied: Option<Timestamp>,
-    /// Moves with every change that is to be kept.
-    pub revision: u64,
-}
-
 pub(super) struct Reader {
     pub client: Client,
     memory: Mutex<Memory>,
     identified: AtomicBool,
-}
-
-fn lineage_of(ask: &Ask) -> String {
-    ask.version.as_ref().map_or_else(|| ask.stage.clone(), |version| format!("version:{version}"))
 }
 
 impl Reader {
@@ -138,7 +111,21 @@ impl Reader {
         while let Some((ask, found)) = answers.next().await {
             outcome.insert(ask, found);
         }
+        self.note(&outcome);
         outcome
+    }
+
+    /// What may be read, and what may not.
+    fn note(&self, outcome: &Outcome) {
+        let mut memory = self.memory();
+        for (ask, found) in outcome {
+            let readable = match found {
+                Ok(Found::Value(..)) => true,
+                Err(error) if error.kind == StoreErrorKind::Denied => false,
+                _ => continue,
+            };
+            memory.secrets.entry(ask.id.clone()).or_default().readable = Some(readable);
+        }
     }
 
     /// Reads a batch. What it did not answer is to be asked one by one.
@@ -208,8 +195,7 @@ impl Reader {
         };
         if haves.iter().all(|have| have.as_deref() == Some(version)) {
             let mut memory = self.memory();
-            let lineage =
-                memory.secrets.entry(ask.id.clone()).or_default().lineages.entry(lineage_of(ask)).or_default();
+            let lineage = memory.lineage_mut(ask);
             if let Belief::Unsettled(after) = lineage.weigh(version, None, &ask.stage, Some(&labels)) {
                 return Ok(Found::Unsettled(again(after)));
             }
@@ -243,12 +229,11 @@ impl Reader {
     fn weigh(&self, ask: &Ask, got: &Got, labels: Option<&Labels>) -> Belief {
         let mut memory = self.memory();
         let known = memory.secrets.entry(ask.id.clone()).or_default();
-        known.readable = true;
         (known.arn, known.name) = (Some(got.arn.clone()), Some(got.name.clone()));
         if ask.version.is_some() {
             return Belief::New;
         }
-        known.lineages.entry(lineage_of(ask)).or_default().weigh(&got.version, got.created, &ask.stage, labels)
+        known.lineages.entry(ask.lineage()).or_default().weigh(&got.version, got.created, &ask.stage, labels)
     }
 
     fn found(&self, ask: &Ask, got: &Arc<Got>, belief: &Belief, haves: &Haves) -> Result<Found, StoreError> {
@@ -259,6 +244,10 @@ impl Reader {
         match belief {
             Belief::Unsettled(after) => {
                 tracing::debug!(store = %self.client.store, secret = %ask.id, version = %got.version, "not the version to be expected");
+                if after.is_none() && self.looks(ask) == LOOKS + 1 {
+                    tracing::warn!(store = %self.client.store, secret = %ask.id, version = %got.version,
+                        "AWS keeps answering with a version that was in use before, or is not the one announced: what was read last stays");
+                }
                 if haves.contains(&None) {
                     let text = format!(
                         "AWS answers with version {}, which was in use before, or is not the one announced; it is asked again",
@@ -274,7 +263,7 @@ impl Reader {
         let mut memory = self.memory();
         let known = memory.secrets.entry(ask.id.clone()).or_default();
         let first = known.lineages.is_empty();
-        let news = known.lineages.entry(lineage_of(ask)).or_default().take(&got.version, got.created);
+        let news = known.lineages.entry(ask.lineage()).or_default().take(&got.version, got.created);
         if news && !first {
             // Its next rotation is another one.
             (known.described, known.next_rotation) = (None, None);
@@ -343,14 +332,12 @@ impl Reader {
 
     fn is_older(&self, ask: &Ask, got: &Got) -> bool {
         let memory = self.memory();
-        let lineage = memory.secrets.get(&ask.id).and_then(|known| known.lineages.get(&lineage_of(ask)));
-        lineage.is_some_and(|lineage| lineage.is_older(&got.version, got.created))
+        memory.lineage(ask).is_some_and(|lineage| lineage.is_older(&got.version, got.created))
     }
 
     fn looks(&self, ask: &Ask) -> u32 {
         let memory = self.memory();
-        let lineage = memory.secrets.get(&ask.id).and_then(|known| known.lineages.get(&lineage_of(ask)));
-        lineage.map_or(0, Lineage::looks)
+        memory.lineage(ask).map_or(0, Lineage::looks)
     }
 
     pub fn batch_denied(&self) -> bool {
@@ -379,39 +366,4 @@ fn again(after: Option<Duration>) -> Again {
 fn past(at: Timestamp, now: Timestamp, by: Duration) -> bool {
     // A clock that was set back makes it old.
     Duration::try_from(now.duration_since(at)).map_or(true, |age| age >= by)
-}
-
-/// Whether `id`, as somebody wrote it, names the secret with this ARN and name: by name, ARN, or ARN without the six
-/// characters that AWS puts after the name, in whatever region.
-pub(super) fn names(id: &str, arn: &str, name: &str) -> bool {
-    let rest = |arn: &str| arn.splitn(5, ':').nth(4).map(str::to_owned);
-    match (id.starts_with("arn:"), rest(id), rest(arn)) {
-        (false, ..) => id == name,
-        (true, Some(id), Some(arn)) => {
-            let suffix = arn.strip_prefix(id.as_str());
-            suffix.is_some_and(|suffix| suffix.is_empty() || (suffix.len() == 7 && suffix.starts_with('-')))
-        }
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_is_known_by_name_arn_and_arn_without_its_suffix_in_any_region() {
-        let arn = "arn:aws:secretsmanager:us-west-2:1:secret:litellm/aws-AbCdEf";
-        for id in [
-            "litellm/aws",
-            arn,
-            "arn:aws:secretsmanager:us-west-2:1:secret:litellm/aws",
-            "arn:aws:secretsmanager:us-east-1:1:secret:litellm/aws-AbCdEf",
-        ] {
-            assert!(names(id, arn, "litellm/aws"), "{id}");
-        }
-        for id in ["litellm/aws-AbCdEf", "litellm", "arn:aws:secretsmanager:us-west-2:1:secret:litellm", "arn:aws"] {
-            assert!(!names(id, arn, "litellm/aws"), "{id}");
-        }
-    }
 }

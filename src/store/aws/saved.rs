@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::known::Memory;
 use super::lineage::Lineage;
-use super::reader::Memory;
 use crate::config::model::AwsStore as Config;
 use crate::secret::SecretBytes;
 
@@ -51,7 +51,7 @@ pub(super) fn resume(of: &str, session: &SecretBytes, memory: &mut Memory) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::aws::reader::Known;
+    use crate::store::aws::known::Known;
 
     #[test]
     fn what_was_left_is_known_to_the_next_life_of_the_same_store_only() {

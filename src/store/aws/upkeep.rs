@@ -74,3 +74,71 @@ fn per_hour(poll: Duration) -> f64 {
 fn count(secrets: usize) -> f64 {
     secrets as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::aws_identity::Identity;
+    use crate::config::model::AwsStore;
+    use crate::store::Senses;
+    use crate::store::aws::client::Client;
+
+    fn reader() -> Reader {
+        let senses = Senses {
+            clock: Arc::new(|| Timestamp::UNIX_EPOCH),
+            dice: Arc::new(|| 0.5),
+            learn: Arc::new(|_| Box::new(())),
+            aws: Arc::new(Identity::chain()),
+            home: None,
+        };
+        let config = AwsStore {
+            region: None,
+            regions: Vec::new(),
+            profile: None,
+            role_arn: None,
+            endpoint_url: None,
+            queue_url: None,
+            timeout: Duration::from_secs(10),
+        };
+        Reader::new(Client::new("aws".into(), config, senses))
+    }
+
+    fn polled(secrets: usize) -> Vec<(Ask, Duration)> {
+        let ask = |n| Ask { id: format!("s{n}"), stage: CURRENT.into(), version: None };
+        (0..secrets).map(|n| (ask(n), Duration::from_secs(300))).collect()
+    }
+
+    #[test]
+    fn the_reference_tells_what_watching_costs() {
+        let reader = reader();
+        let told = |secrets, queue| {
+            let upkeep = of(&reader, &polled(secrets), queue);
+            format!("{:.0} {:.2} {}", upkeep.calls_per_hour, upkeep.usd_per_month, upkeep.how)
+        };
+        assert_eq!(told(1, false), "12 0.04 DescribeSecret one by one");
+        assert_eq!(told(10, false), "13 0.05 BatchGetSecretValue, 20 a call");
+        assert_eq!(told(1000, false), "683 2.49 BatchGetSecretValue, 20 a call");
+        assert_eq!(told(1, true), "192 0.10 DescribeSecret one by one; events from SQS");
+    }
+
+    #[test]
+    fn what_is_denied_costs_more_and_is_named() {
+        let reader = reader();
+        reader.memory().batch_denied = Some(Timestamp::UNIX_EPOCH);
+        let upkeep = of(&reader, &polled(1000), false);
+        assert_eq!(
+            (upkeep.calls_per_hour, upkeep.how.as_str()),
+            (12_000.0, "DescribeSecret one by one (BatchGetSecretValue is denied)")
+        );
+        let denied = |n: usize| {
+            reader.memory().secrets.entry(format!("s{n}")).or_default().describe_denied = Some(Timestamp::UNIX_EPOCH);
+        };
+        (0..2).for_each(denied);
+        let how = of(&reader, &polled(2), false).how;
+        assert_eq!(how, "GetSecretValue one by one (DescribeSecret is denied) (BatchGetSecretValue is denied)");
+    }
+}

@@ -1,0 +1,52 @@
+//! What the store knows of its secrets. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::gather::Ask;
+use super::lineage::Lineage;
+
+/// What is known of one secret.
+#[derive(Default)]
+pub(super) struct Known {
+    /// By label, or by `version:` and its id.
+    pub lineages: BTreeMap<String, Lineage>,
+    pub arn: Option<String>,
+    pub name: Option<String>,
+    /// Its own key, where it is not the account's default one.
+    pub kms_key: Option<String>,
+    pub next_rotation: Option<Timestamp>,
+    pub described: Option<Timestamp>,
+    pub describe_denied: Option<Timestamp>,
+    /// Whether its value could be read the last time; None: it was neither read nor denied.
+    pub readable: Option<bool>,
+}
+
+/// All that the store knows.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub secrets: BTreeMap<String, Known>,
+    pub batch_denied: Option<Timestamp>,
+    /// Moves with every change that is to be kept.
+    pub revision: u64,
+}
+
+impl Ask {
+    /// Under what its lineage is kept.
+    pub fn lineage(&self) -> String {
+        self.version.as_ref().map_or_else(|| self.stage.clone(), |version| format!("version:{version}"))
+    }
+}
+
+impl Memory {
+    /// What is known of what an ask asks for.
+    pub fn lineage(&self, ask: &Ask) -> Option<&Lineage> {
+        self.secrets.get(&ask.id)?.lineages.get(&ask.lineage())
+    }
+
+    /// The same, to be changed; made where it is not there.
+    pub fn lineage_mut(&mut self, ask: &Ask) -> &mut Lineage {
+        self.secrets.entry(ask.id.clone()).or_default().lineages.entry(ask.lineage()).or_default()
+    }
+}
