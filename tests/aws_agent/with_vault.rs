@@ -30,7 +30,7 @@ fn vault_and_aws_change_in_one_rotation_and_go_back_in_one() {
     });
     let mut setup = Setup::new(secrets, "{{ secrets.app.key }}\n{{ secrets.db.password }}\n");
     // Both are polled within it.
-    setup.target = json!({"settle": {"min": "5s", "max": "60s"}});
+    setup.target = json!({"settle": {"min": "5s", "max": "60s"}, "health": {"within": "3s"}});
     setup.rest = json!({"stores": {"vault": {
         "type": "vault", "address": vault.address(), "auth": {"type": "token-file", "path": "token"},
     }}});
