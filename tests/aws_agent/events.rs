@@ -55,7 +55,7 @@ fn announced(id: &str, queue: &str, poll: &str) -> Setup {
 }
 
 fn calls(world: &World) -> Value {
-    world.agent.status()["stores"][0]["calls"].clone()
+    world.agent.status().unwrap()["stores"][0]["calls"].clone()
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod vault;
 mod canary;
 mod commands;
 mod deletion;
+mod events;
 mod kinds;
 mod labels;
 mod leaks;
