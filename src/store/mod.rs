@@ -37,7 +37,7 @@ pub trait Store: Send + Sync {
     }
 
     /// Whether reads that begin at the same time cost less than one after another. Then the caller begins all that are due
-    /// at about the same time together, and does not limit how many are under way.
+    /// at about the same time together, a few hundred at most.
     fn gathers(&self) -> bool {
         false
     }

@@ -225,7 +225,7 @@ impl Engine {
 
     /// Begins a read, or notes that one is to follow the one in flight.
     fn read(&mut self, name: &SecretName) {
-        let begin = lock(&self.state).slots.get_mut(name).is_some_and(slot::Slot::want);
+        let begin = lock(&self.state).slots.get_mut(name).is_some_and(|slot| slot.want());
         if begin {
             self.begin(name);
         }
@@ -284,7 +284,7 @@ impl Engine {
             Err(error) => self.faults.failed(&slot.config.store, name, error, slot.current.is_some()),
         }
         let unseen = state.finish(name, id, read, now, &*self.surroundings.dice);
-        let again = state.slots.get_mut(name).is_some_and(slot::Slot::next_wanted);
+        let again = state.slots.get_mut(name).is_some_and(|slot| slot.next_wanted());
         drop(state);
         self.show(&unseen);
         if again {

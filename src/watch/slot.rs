@@ -18,10 +18,13 @@ use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Bound on one read, for a store that does not bound itself.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for a store that gathers: all of its reads begin at once, so this holds their wait for each other, too.
+/// The same for a store that gathers: many of its reads begin at once, so this holds their wait for each other, too.
 const GATHERED_TIMEOUT: Duration = Duration::from_secs(300);
-/// Reads of one store at a time, where it does not gather them.
+/// Reads of one store at a time.
 const READS_AT_ONCE: usize = 32;
+/// The same for a store that gathers: as many as fill batches of 10, 20, 25, 50 or 100 without a rest. Each read under
+/// way costs some kB, so not all of a thousand are.
+const GATHERED_AT_ONCE: usize = 200;
 /// Between reads that fail.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Between credentials that are made, and refused by the rotation that they were made for.
@@ -33,11 +36,12 @@ type Answer = oneshot::Sender<Result<Refreshed, StoreError>>;
 /// An answer to come, or why there is none.
 pub(super) type Answering = Result<oneshot::Receiver<Result<Refreshed, StoreError>>, StoreError>;
 
-/// A store, and how many may read it at once (None: it gathers what begins together).
+/// A store, and how many may read it at once.
 #[derive(Clone)]
 pub(super) struct Source {
     pub(super) store: Arc<dyn Store>,
-    gate: Option<Arc<Semaphore>>,
+    gate: Arc<Semaphore>,
+    gathers: bool,
 }
 
 /// What a read brought: the reading (None: what is known is still so), and what is known of the version before.
@@ -114,21 +118,25 @@ pub(super) struct Finished {
 
 impl Source {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        let gate = (!store.gathers()).then(|| Arc::new(Semaphore::new(READS_AT_ONCE)));
-        Self { store, gate }
+        let gathers = store.gathers();
+        let gate = Arc::new(Semaphore::new(if gathers { GATHERED_AT_ONCE } else { READS_AT_ONCE }));
+        Self { store, gate, gathers }
     }
 
     /// Whether reads that begin together are gathered.
     pub(super) fn gathers(&self) -> bool {
-        self.gate.is_none()
+        self.gathers
     }
 
     /// Reads, and asks for the version before where that may be wanted.
     pub(super) async fn read(self, name: SecretName, locator: Locator, known: Known) -> Read {
-        let _permit = match &self.gate {
-            Some(gate) => gate.acquire().await.ok(),
-            None => None,
-        };
+        let gate = Arc::clone(&self.gate);
+        let _permit = gate.acquire().await;
+        // Apart, so that one that waits its turn is small.
+        Box::pin(self.read_now(name, locator, known)).await
+    }
+
+    async fn read_now(self, name: SecretName, locator: Locator, known: Known) -> Read {
         let bound = if self.gathers() { GATHERED_TIMEOUT } else { READ_TIMEOUT };
         let Known { current, previous, in_use, before } = known;
         let reading = async {

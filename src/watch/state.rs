@@ -24,7 +24,8 @@ use crate::store::Upkeep;
 
 pub(super) struct State {
     origin: Instant,
-    pub(super) slots: BTreeMap<SecretName, Slot>,
+    /// Boxed: a map's nodes have room for twice what is in them.
+    pub(super) slots: BTreeMap<SecretName, Box<Slot>>,
     targets: BTreeMap<TargetName, Target>,
     pub(super) timers: Timers,
     ticks: Ticks,
@@ -112,7 +113,7 @@ impl State {
             let Some(secret) = config.secrets.get(name) else { continue };
             let Some(source) = sources.get(&secret.store) else { continue };
             let slot = match kept.remove(name) {
-                Some(slot) => self.keep(slot, secret, now, dice()),
+                Some(slot) => self.keep(*slot, secret, now, dice()),
                 None => {
                     let overlap = memory.recall(secret, now);
                     unseen.extend(remembered(name, &overlap));
@@ -132,7 +133,7 @@ impl State {
                     slot
                 }
             };
-            self.slots.insert(name.clone(), slot);
+            self.slots.insert(name.clone(), Box::new(slot));
             self.time_overlap(name);
         }
         self.configure_targets(config, uses);

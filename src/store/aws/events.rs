@@ -206,17 +206,12 @@ fn concerns(event: &Event, locator: &Locator) -> bool {
 fn note(reader: &Reader, event: &Event) -> bool {
     let mut memory = reader.memory();
     let mut news = false;
-    for (id, known) in &mut memory.secrets {
-        if !is_of(event, id) {
-            continue;
-        }
-        match &event.moved {
-            None => news = true,
-            Some(moved) => {
-                if let Some(lineage) = known.lineages.get_mut(&moved.label) {
-                    news |= lineage.announce(&moved.version);
-                }
-            }
+    for ((id, of), lineage) in &mut memory.lineages {
+        if is_of(event, id) {
+            news |= match &event.moved {
+                None => true,
+                Some(moved) => moved.label == *of && lineage.announce(&moved.version),
+            };
         }
     }
     news

@@ -10,8 +10,6 @@ use super::lineage::Lineage;
 /// What is known of one secret.
 #[derive(Default)]
 pub(super) struct Known {
-    /// By label, or by `version:` and its id.
-    pub lineages: BTreeMap<String, Lineage>,
     pub arn: Option<String>,
     pub name: Option<String>,
     /// Its own key, where it is not the account's default one.
@@ -27,8 +25,12 @@ pub(super) struct Known {
 #[derive(Default)]
 pub(super) struct Memory {
     pub secrets: BTreeMap<String, Known>,
+    /// By secret, and by label or `version:` and its id.
+    pub lineages: BTreeMap<(String, String), Box<Lineage>>,
     pub batch_denied: Option<Timestamp>,
-    /// Moves with every change that is to be kept.
+    /// Something changed that is to be kept.
+    pub changed: bool,
+    /// Moves with every round that changed something.
     pub revision: u64,
 }
 
@@ -42,11 +44,11 @@ impl Ask {
 impl Memory {
     /// What is known of what an ask asks for.
     pub fn lineage(&self, ask: &Ask) -> Option<&Lineage> {
-        self.secrets.get(&ask.id)?.lineages.get(&ask.lineage())
+        self.lineages.get(&(ask.id.clone(), ask.lineage())).map(|lineage| &**lineage)
     }
 
     /// The same, to be changed; made where it is not there.
     pub fn lineage_mut(&mut self, ask: &Ask) -> &mut Lineage {
-        self.secrets.entry(ask.id.clone()).or_default().lineages.entry(ask.lineage()).or_default()
+        self.lineages.entry((ask.id.clone(), ask.lineage())).or_default()
     }
 }

@@ -209,7 +209,7 @@ mod tests {
     fn a_label_that_was_moved_twice_is_followed_when_nothing_else_was_seen_for_long() {
         let mut known = at("b", &["a"]);
         let moved = labels(&[("a", &[CURRENT]), ("c", &[PREVIOUS])]);
-        let mut looks = |known: &mut Lineage, many: u32| {
+        let looks = |known: &mut Lineage, many: u32| {
             (0..many).all(|_| matches!(known.weigh("a", None, CURRENT, Some(&moved)), Belief::Unsettled(_)))
         };
         assert!(looks(&mut known, LOOKS - 1));

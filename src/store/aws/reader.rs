@@ -115,7 +115,7 @@ impl Reader {
         outcome
     }
 
-    /// What may be read, and what may not.
+    /// What may be read, what may not; and whether there is something to be kept.
     fn note(&self, outcome: &Outcome) {
         let mut memory = self.memory();
         for (ask, found) in outcome {
@@ -125,6 +125,9 @@ impl Reader {
                 _ => continue,
             };
             memory.secrets.entry(ask.id.clone()).or_default().readable = Some(readable);
+        }
+        if std::mem::take(&mut memory.changed) {
+            memory.revision += 1;
         }
     }
 
@@ -138,7 +141,7 @@ impl Reader {
                 tracing::info!(store = %self.client.store, "reading one by one: {}", failed.error);
                 let mut memory = self.memory();
                 memory.batch_denied = Some(self.now());
-                memory.revision += 1;
+                memory.changed = true;
                 return (outcome, batch);
             }
             Err(failed) => {
@@ -200,7 +203,7 @@ impl Reader {
                 return Ok(Found::Unsettled(again(after)));
             }
             let news = lineage.take(version, None);
-            memory.revision += u64::from(news);
+            memory.changed |= news;
             drop(memory);
             return Ok(Found::Same(self.again(&ask.id)));
         }
@@ -233,7 +236,7 @@ impl Reader {
         if ask.version.is_some() {
             return Belief::New;
         }
-        known.lineages.entry(ask.lineage()).or_default().weigh(&got.version, got.created, &ask.stage, labels)
+        memory.lineage_mut(ask).weigh(&got.version, got.created, &ask.stage, labels)
     }
 
     fn found(&self, ask: &Ask, got: &Arc<Got>, belief: &Belief, haves: &Haves) -> Result<Found, StoreError> {
@@ -261,14 +264,13 @@ impl Reader {
             Belief::Same | Belief::New => {}
         }
         let mut memory = self.memory();
-        let known = memory.secrets.entry(ask.id.clone()).or_default();
-        let first = known.lineages.is_empty();
-        let news = known.lineages.entry(ask.lineage()).or_default().take(&got.version, got.created);
-        if news && !first {
+        let news = memory.lineage_mut(ask).take(&got.version, got.created);
+        if news {
             // Its next rotation is another one.
+            let known = memory.secrets.entry(ask.id.clone()).or_default();
             (known.described, known.next_rotation) = (None, None);
         }
-        memory.revision += u64::from(news);
+        memory.changed |= news;
         drop(memory);
         Ok(Found::Value(Arc::clone(got), self.again(&ask.id)))
     }
