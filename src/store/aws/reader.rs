@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, future, stream};
 use jiff::Timestamp;
 
-use super::api::Got;
+use super::api::{Got, batch_of};
 use super::client::{Client, Failed};
 use super::gather::{Ask, Haves, Members};
 use super::id::names;
@@ -145,7 +145,15 @@ impl Reader {
                 return (outcome, batch);
             }
             Err(failed) => {
-                outcome.extend(batch.into_iter().map(|(ask, _)| (ask, Err(failed.error.clone()))));
+                let all = batch_of(&ids);
+                let of = |id: &str| {
+                    let message = failed.error.message.replacen(&all, id, 1);
+                    StoreError { message, ..failed.error.clone() }
+                };
+                outcome.extend(batch.into_iter().map(|(ask, _)| {
+                    let error = of(&ask.id);
+                    (ask, Err(error))
+                }));
                 return (outcome, Vec::new());
             }
         };
@@ -249,7 +257,7 @@ impl Reader {
                 tracing::debug!(store = %self.client.store, secret = %ask.id, version = %got.version, "not the version to be expected");
                 if after.is_none() && self.looks(ask) == LOOKS + 1 {
                     tracing::warn!(store = %self.client.store, secret = %ask.id, version = %got.version,
-                        "AWS keeps answering with a version that was in use before, or is not the one announced: what was read last stays");
+                        "AWS keeps answering with a version that was in use before, or is not the one announced: what was read last stays; if a label was moved back, allow DescribeSecret, which proves it");
                 }
                 if haves.contains(&None) {
                     let text = format!(
