@@ -84,10 +84,10 @@ fn an_outage_costs_a_bounded_number_of_calls() {
     let mut world = World::started(&server.address(), &many(&ids));
     server.rule(every(Answer::Raw(503, "")));
     server.forget();
-    world.failing("s39", &["store aws"]);
-    world.agent.wait("ten seconds of it", |_| {
+    world.failing("s39", &["store aws, s39: AWS in"]);
+    world.agent.wait("five seconds of it", |_| {
         let asked = server.asked();
-        (asked.last()?.at - asked.first()?.at > Duration::from_secs(10)).then_some(())
+        (asked.last()?.at - asked.first()?.at > Duration::from_secs(5)).then_some(())
     });
     assert!(server.total() <= 40, "{:?}", server.counts());
     server.clear();

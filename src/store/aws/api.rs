@@ -44,14 +44,6 @@ pub(super) struct Described {
     pub deleted: Option<Timestamp>,
 }
 
-/// What errors about a whole batch call it.
-pub(super) fn batch_of(ids: &[String]) -> String {
-    match ids {
-        [first, rest @ ..] if !rest.is_empty() => format!("{first} and {} more", rest.len()),
-        _ => ids.concat(),
-    }
-}
-
 type SdkTime = aws_sdk_secretsmanager::primitives::DateTime;
 
 fn time(at: SdkTime) -> Option<Timestamp> {
@@ -112,7 +104,10 @@ impl Client {
     /// `BatchGetSecretValue` of at most 20 ids, by AWSCURRENT: the values, and the errors by id.
     pub async fn batch(&self, ids: &[String]) -> Result<(Vec<Got>, BTreeMap<String, StoreError>), Failed> {
         let (mut values, mut errors, mut next) = (Vec::new(), BTreeMap::new(), None);
-        let what = batch_of(ids);
+        let what = match ids {
+            [first, rest @ ..] if !rest.is_empty() => format!("{first} and {} more", rest.len()),
+            _ => ids.concat(),
+        };
         loop {
             let token: &Option<String> = &next;
             let answer = self.ask("BatchGetSecretValue", &what, |connection, at| async move {

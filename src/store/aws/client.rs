@@ -176,7 +176,8 @@ impl Client {
     {
         let place = &connection.places[at];
         let elsewhere = |error| Failed { error, meaning: None, elsewhere: true };
-        let pass = place.gate.pass().await.map_err(elsewhere)?;
+        let refused = |error| elsewhere(judge::about(&self.store, what, error));
+        let pass = place.gate.pass().await.map_err(refused)?;
         self.count(operation);
         let refusal = match send(Arc::clone(connection), at).await {
             Ok(answer) => {

@@ -195,6 +195,14 @@ pub(super) fn error(store: &str, region: &str, operation: &str, what: &str, refu
     StoreError { kind, message, retry_after: refusal.retry_after }
 }
 
+/// The same error, told of another secret: what keeps one from being read keeps others, too.
+pub(super) fn about(store: &str, what: &str, error: StoreError) -> StoreError {
+    match error.message.split_once(": AWS in ") {
+        Some((_, rest)) => StoreError { message: format!("store {store}, {what}: AWS in {rest}"), ..error },
+        None => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

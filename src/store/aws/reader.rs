@@ -16,11 +16,11 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, future, stream};
 use jiff::Timestamp;
 
-use super::api::{Got, batch_of};
+use super::api::Got;
 use super::client::{Client, Failed};
 use super::gather::{Ask, Haves, Members};
 use super::id::names;
-use super::judge::Meaning;
+use super::judge::{self, Meaning};
 use super::known::Memory;
 use super::lineage::{Belief, CURRENT, LOOKS, Labels, Lineage, labelled};
 use crate::schedule;
@@ -145,13 +145,8 @@ impl Reader {
                 return (outcome, batch);
             }
             Err(failed) => {
-                let all = batch_of(&ids);
-                let of = |id: &str| {
-                    let message = failed.error.message.replacen(&all, id, 1);
-                    StoreError { message, ..failed.error.clone() }
-                };
                 outcome.extend(batch.into_iter().map(|(ask, _)| {
-                    let error = of(&ask.id);
+                    let error = judge::about(&self.client.store, &ask.id, failed.error.clone());
                     (ask, Err(error))
                 }));
                 return (outcome, Vec::new());
