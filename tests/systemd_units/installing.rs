@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::site::{AGENT, LITELLM, Site, install_below, repository, skip};
+use crate::site::{AGENT, LITELLM, Site, install_below, repository};
 
 /// Every file below a folder, and what is in it.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {

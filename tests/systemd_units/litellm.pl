@@ -4,7 +4,7 @@ use strict; use warnings; use IO::Socket::INET;
 my %o; for my $i (0 .. $#ARGV) { $o{$ARGV[$i]} = $ARGV[$i + 1] // '' if $ARGV[$i] =~ /^--/ }
 my $path = $o{'--config'};
 sub key { open(my $f, '<', $path) or die "$path: $!\n"; local $/; my ($k) = <$f> =~ /api_key: "?([^"\n]+)/; die "no api_key\n" unless $k; $k }
-if (exists $o{'--validate_config'}) { key(); print "config OK (1 models)\n"; exit 0 }
+if (exists $o{'--validate_config'}) { exit 1 if key() =~ /refused/; print "config OK (1 models)\n"; exit 0 }
 die "not --run_gunicorn\n" unless exists $o{'--run_gunicorn'};
 my ($key, $hup, $term) = (key(), 0, 0);
 $SIG{HUP} = sub { $hup = 1 }; $SIG{TERM} = sub { $term = 1 };

@@ -46,11 +46,12 @@ fn litellm_starts_after_the_first_files_and_is_rotated_by_restart_and_by_reload(
     assert_eq!((site.show(LITELLM, "MainPID"), site.show(AGENT, "MainPID")), (pid, agent));
 
     // A config that LiteLLM would not take never reaches it.
-    site.put("''", "sk-master-3");
+    site.put("sk-ant-refused-0004", "sk-master-3");
     site.wait_outcomes(&["committed", "committed", "committed", "quarantined"]);
     site.wait_answer("sk-ant-third-0003", "sk-master-2");
     let audit = site.read("/var/log/leasehold/litellm/audit.jsonl").unwrap_or_default();
-    assert!(audit.contains("committed") && !audit.contains("sk-ant-"), "{audit}");
+    assert!(audit.contains("check `/opt/litellm/bin/litellm` refused"), "it was not LiteLLM that refused it: {audit}");
+    assert!(audit.contains("committed") && !audit.contains("-000") && !audit.contains("sk-master"), "{audit}");
 }
 
 /// Every request, one after the other, each on a connection of its own, until `/tmp/stop` is there.
