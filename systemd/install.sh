@@ -47,10 +47,13 @@ put() {
   mv -f "$dest$3.new" "$dest$3"
 }
 
+# Whether this litellm.service is the one from here: by its first line, which no release changes.
+is_ours() { [ "$(sed 1q "$1")" = "$(sed 1q "$here/litellm.service")" ]; }
+
 # Whether the machine has a litellm.service of its own.
 has_litellm() {
-  for dir in /etc/systemd/system /run/systemd/system /usr/lib/systemd/system /lib/systemd/system; do
-    [ "$dir" = "$units" ] || [ ! -e "$dest$dir/litellm.service" ] || return 0
+  for dir in /etc/systemd/system /run/systemd/system "$units" /usr/lib/systemd/system /lib/systemd/system; do
+    [ ! -e "$dest$dir/litellm.service" ] || is_ours "$dest$dir/litellm.service" || return 0
   done
   return 1
 }
@@ -128,6 +131,7 @@ uninstall_all() {
   # Without the drop-in they still run what they ran.
   for file in litellm.service litellm.socket; do
     running && systemctl is-active --quiet "$file" && say "$file is active: its unit stays until you stop it and run this again" && continue
+    [ ! -e "$dest$units/$file" ] || [ "$file" != litellm.service ] || is_ours "$dest$units/$file" || continue
     rm -f "$dest$units/$file"
   done
   rmdir "$dest$units/leasehold@litellm.service.d" "$dest$units/litellm.service.d" 2>/dev/null || true

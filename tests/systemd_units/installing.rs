@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::site::{AGENT, LITELLM, Site, install_below, repository};
+use crate::site::{AGENT, LITELLM, Site, install_below, install_with, repository};
 
 /// Every file below a folder, and what is in it.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -61,6 +61,22 @@ fn a_litellm_unit_that_is_there_is_kept_and_gets_the_drop_in_only() {
     let found = files(folder.path());
     assert!(!found.contains_key("usr/local/lib/systemd/system/litellm.service"), "it hides theirs");
     assert!(found.contains_key("usr/local/lib/systemd/system/litellm.service.d/leasehold.conf"));
+    // In one folder with it, too.
+    for arguments in [&["--binary", "/bin/sh"][..], &["--uninstall", "--purge"]] {
+        assert!(install_with(folder.path(), arguments, "/usr").status.success());
+        assert_eq!(fs::read_to_string(theirs.join("litellm.service")).unwrap(), "theirs");
+    }
+    assert!(!theirs.join("leasehold@.service").exists() && !theirs.join("litellm.service.d").exists());
+}
+
+#[test]
+fn under_another_prefix_the_unit_runs_the_binary_that_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(install_with(folder.path(), &["--binary", "/bin/sh"], "/usr").status.success());
+    let unit = fs::read_to_string(folder.path().join("usr/lib/systemd/system/leasehold@.service")).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/bin/agent run"), "{unit}");
+    assert!(folder.path().join("usr/bin/agent").exists());
+    assert_eq!(install_with(folder.path(), &["--binary", "/bin/sh"], "opt").status.code(), Some(64), "not absolute");
 }
 
 #[test]

@@ -190,7 +190,12 @@ impl Site {
 
 /// Runs `install.sh` on this machine below a folder.
 pub fn install_below(folder: &Path, arguments: &[&str]) -> Output {
+    install_with(folder, arguments, "/usr/local")
+}
+
+/// The same with another prefix.
+pub fn install_with(folder: &Path, arguments: &[&str], prefix: &str) -> Output {
     let mut command = Command::new("sh");
-    command.arg(repository("systemd/install.sh")).args(arguments).env("DESTDIR", folder);
+    command.arg(repository("systemd/install.sh")).args(arguments).env("DESTDIR", folder).env("PREFIX", prefix);
     command.output().expect("sh runs")
 }
