@@ -1,7 +1,7 @@
 //! A real systemd, booted in a container that is thrown away (systemd-nspawn(1)). Needs root.
 //!
 //! The root filesystem is built once by `scripts/systemd-container`; what is written inside goes to an overlay in
-//! memory. One machine at a time on this filesystem: others wait for the lock.
+//! memory, of one boot or of all boots of a machine. One machine at a time on this filesystem: others wait for the lock.
 #![allow(dead_code)] // each test file uses its part
 
 use std::fs::{self, File};
@@ -19,31 +19,69 @@ const BOOT: Duration = Duration::from_secs(60);
 pub struct Machine {
     nspawn: Child,
     init: i32,
+    // In this order: its folder goes when nspawn has ended.
+    _disk: Option<tempfile::TempDir>,
     _lock: Flock<File>,
 }
+
+/// Boots again and again from an overlay in a mount namespace of its own: folder, root, arguments of nspawn.
+const KEPT: &str = r#"dir=$1 root=$2; shift 2
+mount -t tmpfs -o mode=0755 tmpfs "$dir" && mkdir "$dir/upper" "$dir/work" "$dir/root" &&
+mount -t overlay -o "lowerdir=$root,upperdir=$dir/upper,workdir=$dir/work" overlay "$dir/root" || exit 1
+while :; do
+  setpriv --pdeathsig TERM systemd-nspawn "$@" --directory="$dir/root"
+  [ $? = 133 ] || exit 1
+done"#;
 
 impl Machine {
     /// Boots one. `binds` are folders of this machine and where they are seen inside, read-only. `Err` says why it cannot
     /// be done on this machine.
     pub fn boot(binds: &[(&Path, &str)]) -> Result<Self, String> {
+        Self::start(binds, false)
+    }
+
+    /// The same with a disk that is kept over [`Machine::reboot`].
+    pub fn boot_with_disk(binds: &[(&Path, &str)]) -> Result<Self, String> {
+        Self::start(binds, true)
+    }
+
+    fn start(binds: &[(&Path, &str)], keep: bool) -> Result<Self, String> {
         if !nix::unistd::geteuid().is_root() {
             return Err("a real systemd needs root (systemd-nspawn)".to_owned());
         }
         let root = root()?;
         let lock = lock(&root)?;
+        let disk = keep.then(tempfile::tempdir).transpose().map_err(|e| format!("a folder for its disk: {e}"))?;
         let mut command = Command::new("setpriv");
         // TERM, upon which nspawn halts its machine: when it is killed instead, the machine lives on.
-        command.args(["--pdeathsig", "TERM", "systemd-nspawn", "-q", "--register=no", "--keep-unit", "--boot"]);
-        command.args(["--console=pipe", "--volatile=overlay", "--private-network"]);
-        command.arg(format!("--directory={}", root.display()));
+        command.args(["--pdeathsig", "TERM"]);
+        if let Some(disk) = &disk {
+            command.args(["unshare", "--mount", "sh", "-c", KEPT, "sh"]).args([disk.path(), &root]);
+        } else {
+            command.args(["systemd-nspawn", "--volatile=overlay"]).arg(format!("--directory={}", root.display()));
+        }
+        command.args(["-q", "--register=no", "--keep-unit", "--boot", "--console=pipe", "--private-network"]);
         for (outside, inside) in binds {
             command.arg(format!("--bind-ro={}:{inside}", outside.display()));
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let nspawn = command.spawn().map_err(|e| format!("cannot start systemd-nspawn: {e}"))?;
-        let mut machine = Self { nspawn, init: 0, _lock: lock };
+        let mut machine = Self { nspawn, init: 0, _disk: disk, _lock: lock };
         machine.wait_for_boot()?;
         Ok(machine)
+    }
+
+    /// Shuts it down and boots it again, from its disk if it has one.
+    pub fn reboot(&mut self) {
+        let before = PathBuf::from(format!("/proc/{}", std::mem::take(&mut self.init)));
+        let init = before.file_name().and_then(|pid| pid.to_str()).expect("a pid").to_owned();
+        let _ = Command::new("nsenter").args(["-t", &init, "-a", "--", "systemctl", "reboot"]).output();
+        let deadline = Instant::now() + BOOT;
+        while before.exists() {
+            assert!(Instant::now() < deadline, "the machine did not shut down within {BOOT:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.wait_for_boot().expect("it boots again");
     }
 
     fn wait_for_boot(&mut self) -> Result<(), String> {

@@ -1,8 +1,8 @@
-//! What systemd is told: readiness, reloads, the watchdog, the end. And the example as it stands.
+//! What systemd is told: readiness, reloads, the watchdog, the end.
 
 use std::time::{Duration, Instant};
 
-use crate::house::{AGENT, House, config, secrets, skip};
+use crate::house::{House, config, secrets, skip};
 
 const NOTHING: &str = "    reload: {type: none}\n";
 
@@ -83,58 +83,4 @@ fn the_watchdog_is_fed_and_an_agent_that_hangs_is_started_anew() {
     assert_ne!(house.show(&agent, "MainPID"), pid);
     assert!(house.journal(&agent).contains("Watchdog timeout"), "{}", house.journal(&agent));
     house.wait_file("out/conf", "value=three");
-}
-
-#[test]
-fn the_example_of_a_systemd_unit_works_as_it_stands() {
-    let Some(mut house) = House::new("example", "", None) else { return };
-    house.agent = "leasehold.service".into();
-    let file = |name: &str| {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systemd-unit").join(name);
-        std::fs::read_to_string(path).unwrap()
-    };
-    house.machine.must(&["ln", "-s", AGENT, "/usr/bin/agent"]);
-    house.machine.must(&["ln", "-s", "/usr/bin/sleep", "/usr/bin/mailer"]);
-    house.machine.write("/etc/leasehold/agent.yaml", &file("agent.yaml"));
-    house.machine.write("/etc/leasehold/secrets.yaml", &file("secrets.yaml"));
-    house.machine.must(&["chmod", "-R", "go=", "/etc/leasehold"]);
-    house.machine.unit("leasehold.service", &file("leasehold.service"));
-    house.machine.unit("mailer.service", &file("mailer.service"));
-    // The mailer is any program that stays.
-    house.machine.unit("mailer.service.d/stays.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/mailer infinity\n");
-    let faults = house.machine.run(&["systemd-analyze", "verify", "leasehold.service", "mailer.service"]);
-    let faults = String::from_utf8_lossy(&faults.stderr).into_owned();
-    assert!(!faults.contains("leasehold.service") && !faults.contains("mailer.service"), "{faults}");
-
-    house.systemctl(&["start", "mailer.service"]);
-    let password = |h: &House| {
-        let environ = h.environ("mailer.service");
-        environ.iter().find_map(|v| v.strip_prefix(b"SMTP_PASSWORD=")).map(|v| String::from_utf8_lossy(v).into_owned())
-    };
-    assert_eq!(password(&house).as_deref(), Some("exam\"ple $password"));
-    let pid = house.show("leasehold.service", "MainPID");
-    house.systemctl(&["reload", "leasehold.service"]);
-    let changed = file("secrets.yaml").replace("$password", "#2");
-    house.machine.write("/etc/leasehold/secrets.next", &changed);
-    house.machine.must(&["chmod", "600", "/etc/leasehold/secrets.next"]);
-    house.machine.must(&["mv", "/etc/leasehold/secrets.next", "/etc/leasehold/secrets.yaml"]);
-    house.wait("the mailer has the new password", |h| {
-        password(h).filter(|p| p == "exam\"ple #2").or_else(|| {
-            let log = h.journal("leasehold.service");
-            assert!(!log.contains("rolled_back"), "{log}");
-            None
-        })
-    });
-    assert_eq!(house.show("leasehold.service", "MainPID"), pid);
-    house.wait("both are in its history", |h| {
-        let history = h.machine.run(&["agent", "history", "--json", "--config", "/etc/leasehold/agent.yaml"]);
-        let history = String::from_utf8_lossy(&history.stdout).into_owned();
-        (history.matches("\"committed\"").count() == 2).then_some(())
-    });
-    // The agent's own restart leaves the mailer alone.
-    let mailer = house.show("mailer.service", "MainPID");
-    house.systemctl(&["restart", "leasehold.service"]);
-    house.systemctl(&["stop", "leasehold.service"]);
-    assert_eq!((house.active("mailer.service"), house.show("mailer.service", "MainPID")), ("active".into(), mailer));
-    assert_eq!(house.show("leasehold.service", "Result"), "success");
 }
