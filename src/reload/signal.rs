@@ -167,7 +167,9 @@ impl Pidfile {
         })?;
         if pid.unsigned_abs() == std::process::id() {
             let namespace = match pid {
-                1 => ". The target seems to be process 1 of a pid namespace of its own (in a pod: set shareProcessNamespace: true)",
+                1 => {
+                    ". The target seems to be process 1 of a pid namespace of its own (in a pod: set shareProcessNamespace: true)"
+                }
                 _ => "",
             };
             return Err(ReloadError::absent(format!(

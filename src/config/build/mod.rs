@@ -89,7 +89,8 @@ impl Builder<'_> {
         let address = raw.listen.address;
         if !*raw.exposed && !address.ip().is_loopback() {
             let message = format!("admin.listen: {} is not a loopback address", raw.listen.written);
-            let hint = "listen on 127.0.0.1 or [::1], or say `exposed: true` where others may ask (in a pod, the kubelet)";
+            let hint =
+                "listen on 127.0.0.1 or [::1], or say `exposed: true` where others may ask (in a pod, the kubelet)";
             self.d.fault_hint(raw.listen.place, message, hint.to_owned());
         }
         address
