@@ -8,6 +8,8 @@ mod agent;
 mod kit;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -182,8 +184,8 @@ impl Pod {
         nsenter
     }
 
-    /// Starts the agent in a container of the pod.
-    fn start_agent(&self, agent: &mut Agent, user: &User) {
+    /// `agent ARG…` in a container of the pod, not started. The agent's folder becomes the user's.
+    fn agent(&self, agent: &mut Agent, user: &User, args: &[&str]) -> Command {
         agent.user = Some(user.id);
         agent.secrets(&key("key-of-1"));
         for path in ["", "agent.yaml"] {
@@ -192,9 +194,17 @@ impl Pod {
         // The folder of the build may be closed to that user.
         let binary = agent.dir.join("binary");
         let prepare = format!("mount --bind '{}' '{}'", env!("CARGO_BIN_EXE_agent"), binary.display());
-        let mut command = self.container(user, &prepare, &[binary.to_str().unwrap(), "--log-level", "debug", "run"]);
-        let log = fs::OpenOptions::new().create(true).append(true).open(agent.dir.join("log")).unwrap();
+        let mut all = vec![binary.to_str().unwrap()];
+        all.extend(args);
+        let mut command = self.container(user, &prepare, &all);
         command.current_dir(&agent.dir).env("AGENT_CONFIG", agent.dir.join("agent.yaml")).env_remove("NOTIFY_SOCKET");
+        command
+    }
+
+    /// Starts the agent in a container of the pod.
+    fn start_agent(&self, agent: &mut Agent, user: &User) {
+        let mut command = self.agent(agent, user, &["--log-level", "debug", "run"]);
+        let log = fs::OpenOptions::new().create(true).append(true).open(agent.dir.join("log")).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         agent.child = Some(command.spawn().unwrap());
     }
@@ -332,4 +342,59 @@ fn a_pidfile_of_another_pid_namespace_names_nobody_here_and_the_target_waits() {
     agent.wait_state("app", "waiting");
     agent.wait_file("shared/conf", "key=key-of-1");
     end_init(&mut agent);
+}
+
+/// A Vault that answers everything alike; its address. It ends with the test's process.
+fn vault_that_answers(status: &'static str, body: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            // The request's end is not looked for: it comes in one piece.
+            let _read = stream.read(&mut [0; 4096]);
+            let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close");
+            let _sent = write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn an_init_container_ends_with_the_code_that_says_why() {
+    if !namespaces() {
+        return;
+    }
+    let plain = config("  app:\n    files: [{path: shared/conf, inline: 'key={{ secrets.provider.key }}'}]\n");
+    let vault = |address: String| {
+        let auth = "{type: kubernetes, role: app, token_file: token}";
+        let store = format!("{{type: vault, address: '{address}', auth: {auth}}}");
+        plain
+            .replace("{type: file, path: secrets.yaml}", &store)
+            .replace("{store: local}", "{store: local, path: kv/app}")
+    };
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let sealed = vault_that_answers("503 Service Unavailable", "{\"errors\":[\"Vault is sealed\"]}");
+    let denying = vault_that_answers("403 Forbidden", "{\"errors\":[\"permission denied\"]}");
+    for (what, text, code) in [
+        ("all is well", plain.clone(), 0),
+        ("a template that is wrong", plain.replace("provider.key }}", "provider.key"), 65),
+        ("a field that is not there", plain.replace("provider.key", "provider.no_field"), 65),
+        ("a secret that is not there", plain.replace("provider", "nobody"), 66),
+        ("a store that is down", vault(format!("http://{nobody}")), 69),
+        ("a store that is sealed", vault(sealed), 69),
+        ("a folder that is none", plain.replace("shared/conf", "/dev/null/conf"), 74),
+        ("a folder of somebody else", plain.replace("shared/conf", "/usr/conf"), 77),
+        ("a store that denies the login", vault(denying), 77),
+        ("a config that is invalid", plain.replace("targets:", "target:"), 78),
+    ] {
+        let mut agent = Agent::new(&text, &key("key-of-1"));
+        fs::write(agent.dir.join("token"), "a-token-of-a-service-account\n").unwrap();
+        let pod = Pod::new(&mut agent);
+        let output = pod.agent(&mut agent, &UNPRIVILEGED, &["render", "--once", "--wait", "1s"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{what}: {said}");
+        assert_eq!(agent.dir.join("shared/conf").exists(), code == 0, "{what}");
+        assert!(code == 0 || !said.is_empty(), "{what}");
+    }
 }
