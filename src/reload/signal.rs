@@ -20,8 +20,9 @@ use crate::process::procfs::{self, Disposition, Stat};
 
 /// How much later than its pidfile was written a process may seem to have started.
 const SLACK: Duration = Duration::from_secs(2);
-/// A process younger than this may not have set its handlers up yet: it is waited for until it is as old.
-const SETTING_UP: Duration = Duration::from_secs(5);
+/// A process younger than this may not have set its handlers up yet: it is waited for until it is as old. LiteLLM takes up
+/// to 13 s on two cores, and a change that arrives meanwhile would be taken back for nothing.
+const SETTING_UP: Duration = Duration::from_secs(20);
 /// Between two looks at a process.
 const LOOK: Duration = Duration::from_millis(20);
 /// A signal that is seen blocked as often in a row is blocked for good, and not only while the process forks.
