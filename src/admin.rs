@@ -2,7 +2,8 @@
 //!
 //! Bounded in every direction: connections, the time a head may take, the time a connection may take; bodies are not
 //! read. A `Host` that is a name other than `localhost` is refused, so that no web page can reach it through a name of
-//! its own (DNS rebinding). No authentication: what it shows holds no value, and it belongs on loopback.
+//! its own (DNS rebinding). No authentication: what it shows holds no value, and it belongs on loopback, unless the config
+//! says `exposed`.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};

@@ -13,15 +13,16 @@ use futures_util::future::BoxFuture;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Change, GRACE, Reload, ReloadError, Taken};
+use super::{Change, GRACE, Reload, ReloadError, ReloadErrorKind, Taken};
 use crate::config::model::{ExpectProcess, SignalReload};
 use crate::process::pidfd::Pidfd;
 use crate::process::procfs::{self, Disposition, Stat};
 
 /// How much later than its pidfile was written a process may seem to have started.
 const SLACK: Duration = Duration::from_secs(2);
-/// A process younger than this may not have set its handlers up yet: it is waited for until it is as old.
-const SETTING_UP: Duration = Duration::from_secs(5);
+/// A process younger than this may not have set its handlers up yet: it is waited for until it is as old. LiteLLM takes up
+/// to 13 s on two cores, and a change that arrives meanwhile would be taken back for nothing.
+const SETTING_UP: Duration = Duration::from_secs(20);
 /// Between two looks at a process.
 const LOOK: Duration = Duration::from_millis(20);
 /// A signal that is seen blocked as often in a row is blocked for good, and not only while the process forks.
@@ -51,7 +52,13 @@ impl SignalReloader {
 
     async fn tell(&self) -> Result<Taken, ReloadError> {
         let Some(found) = self.find()? else { return Ok(Taken::NotRunning) };
-        signal_and_watch(found.pid, &found.pidfd, self.config.signal).await
+        signal_and_watch(found.pid, &found.pidfd, self.config.signal).await.map_err(|error| match error.kind {
+            ReloadErrorKind::Denied => ReloadError::denied(format!(
+                "pidfile {}: {error}. Run both as the same user (in a pod, one `runAsUser` for both containers), or give the agent CAP_KILL",
+                self.config.pidfile.display()
+            )),
+            _ => error,
+        })
     }
 
     /// None: the target is not running.
@@ -90,7 +97,7 @@ impl SignalReloader {
             None => {}
         }
         if pid == 1 {
-            let hint = "If the target is process 1 here (a shared pid namespace), say so with `expect`";
+            let hint = "A process that is 1 in a pid namespace of its own cannot be reached from here (in a pod: shareProcessNamespace: true). If the target is process 1 here, say so with `expect`";
             return Err(ReloadError::absent(format!("pidfile {path} names pid 1, which is init. {hint}")));
         }
         self.owner_is_plausible(pidfile)?;
@@ -160,7 +167,16 @@ impl Pidfile {
             ReloadError::absent(format!("pidfile {} {why}: it must hold one process id", path.display()))
         })?;
         if pid.unsigned_abs() == std::process::id() {
-            return Err(ReloadError::absent(format!("pidfile {} names this agent itself (pid {pid})", path.display())));
+            let namespace = match pid {
+                1 => {
+                    ". The target seems to be process 1 of a pid namespace of its own (in a pod: set shareProcessNamespace: true)"
+                }
+                _ => "",
+            };
+            return Err(ReloadError::absent(format!(
+                "pidfile {} names this agent itself (pid {pid}){namespace}",
+                path.display()
+            )));
         }
         Ok(Some(Self { pid, written, owner: about.uid() }))
     }

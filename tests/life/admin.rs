@@ -149,3 +149,28 @@ fn the_audit_file_tells_what_happened_and_no_value() {
     }
     assert!(!audit.contains("key-of-1"));
 }
+
+#[test]
+fn an_exposed_endpoint_answers_at_any_address_and_one_on_loopback_only_at_its_own() {
+    let at = |port: u16, host: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        write!(stream, "GET /live HTTP/1.1\r\nhost: {host}\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split(' ').nth(1)?.parse::<u16>().ok()
+    };
+    // As the kubelet asks: at the pod's address.
+    for (listen, code) in [("0.0.0.0", 200), ("127.0.0.1", 403)] {
+        let port = free_port();
+        let exposed = code == 200;
+        let mut agent = Agent::new(
+            &format!("admin: {{listen: '{listen}:{port}', exposed: {exposed}}}\n{}", app("")),
+            &key("key-of-1"),
+        );
+        agent.start();
+        agent.wait_state("app", "healthy");
+        assert_eq!(at(port, &format!("10.1.2.3:{port}")), Some(code), "{listen}");
+        assert_eq!(at(port, &format!("127.0.0.1:{port}")), Some(200), "{listen}");
+        assert_eq!(at(port, "a-page-of-the-web.example"), Some(403), "{listen}");
+    }
+}

@@ -2,13 +2,14 @@
 //! told a stand-in goes on, so that the rest is checked too.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode::{At, Decoder, Slot};
 use super::fault::{Place, shown_key};
 use super::model::{Config, ProcessUser, StoreConfig};
-use super::raw::RawConfig;
+use super::raw::{RawAdmin, RawConfig};
 use super::scalar::{Account, FilePath, Owner};
 use crate::secret::SecretName;
 
@@ -72,7 +73,7 @@ pub fn config(raw: &RawConfig, inputs: &Inputs<'_>, d: &mut Decoder) -> Config {
         file: inputs.file.to_owned(),
         state_dir: b.path(&raw.state_dir),
         state_key: raw.state_key.get().map(|key| b.path(&key.file)),
-        admin: raw.admin.get().map(|admin| admin.listen.0),
+        admin: raw.admin.get().map(|admin| b.admin(admin)),
         audit: raw.audit.get().map(|audit| b.path(&audit.path)),
         stores,
         secrets,
@@ -83,6 +84,18 @@ pub fn config(raw: &RawConfig, inputs: &Inputs<'_>, d: &mut Decoder) -> Config {
 }
 
 impl Builder<'_> {
+    /// Where the admin endpoint listens: where others reach it, only if that is said.
+    fn admin(&mut self, raw: &RawAdmin) -> SocketAddr {
+        let address = raw.listen.address;
+        if !*raw.exposed && !address.ip().is_loopback() {
+            let message = format!("admin.listen: {} is not a loopback address", raw.listen.written);
+            let hint =
+                "listen on 127.0.0.1 or [::1], or say `exposed: true` where others may ask (in a pod, the kubelet)";
+            self.d.fault_hint(raw.listen.place, message, hint.to_owned());
+        }
+        address
+    }
+
     /// A path, absolute and without `.` and `..`.
     fn path(&self, path: &FilePath) -> PathBuf {
         let base = self.inputs.file.parent().unwrap_or(Path::new("/"));

@@ -2,7 +2,7 @@
 //! the tables of docs/config.md.
 
 use super::decode::{Table, record};
-use super::scalar::{FilePath, Loopback};
+use super::scalar::{FilePath, Listen};
 
 pub mod process;
 pub mod stores;
@@ -43,8 +43,11 @@ record! {
 record! {
     /// The read-only HTTP endpoint: /live, /ready, /metrics, /status.
     pub struct RawAdmin {
-        /// Address and port, on loopback.
-        listen: Loopback,
+        /// Address and port, on loopback unless `exposed`.
+        listen: Listen,
+        /// Whether `listen` may be an address that other machines reach: in a pod, where the kubelet asks at the pod's own.
+        /// Nobody is asked who they are; no value of a secret is shown, but names, versions and times are.
+        exposed: bool = false,
     }
 }
 

@@ -8,10 +8,15 @@ use super::text;
 use crate::config::decode::{Decoder, Shape, written};
 use crate::config::tree::Node;
 
-/// A loopback address and port.
-pub struct Loopback(pub SocketAddr);
+/// An address and port to listen on, and how it is written.
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// As a message may show it.
+    pub written: String,
+}
 
-impl Shape for Loopback {
+impl Shape for Listen {
     fn decode(node: &Node, d: &mut Decoder) -> Option<Self> {
         let scalar = text(node, "an address such as 127.0.0.1:9187", d)?;
         let named = scalar.text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
@@ -21,12 +26,7 @@ impl Shape for Loopback {
             d.fault_hint(node.place, message, "write it as 127.0.0.1:9187".to_owned());
             return None;
         };
-        if !address.ip().is_loopback() {
-            let message = format!("{}: {} is not a loopback address", d.path(), written(scalar));
-            d.fault_hint(node.place, message, "listen on 127.0.0.1 or [::1], and put a proxy before it".to_owned());
-            return None;
-        }
-        Some(Self(address))
+        Some(Self { address, written: written(scalar) })
     }
 
     fn schema() -> Value {

@@ -12,7 +12,7 @@ mod system;
 mod text;
 mod value;
 
-pub use address::{HostPort, Loopback};
+pub use address::{HostPort, Listen};
 pub use number::{Mode, Span, Whole, duration};
 pub use system::{Account, Owner, SignalName};
 pub use text::{Command, FilePath, Tera, TeraValue, Text};
