@@ -106,7 +106,7 @@ impl Life {
         let generations = generations.map_err(state_error)?;
         let file = JournalFile::new(&dir, seal);
         let journal = load_journal(&file).map_err(state_error)?;
-        let context = context_for(&assignment, &surroundings.reload);
+        let context = context_for(&assignment, &surroundings.reload, &stop);
         let reload = reload::build(&target.reload, &context)
             .map_err(|source| DriverError::Reload { target: name.clone(), source })?;
         let forward = Arc::new(Mutex::new(reload.forward()));
@@ -373,10 +373,14 @@ pub(super) fn policy(target: &TargetConfig, files_only: bool) -> Policy {
     Policy { on_unhealthy: target.on_unhealthy, keep: target.keep, supervised }
 }
 
-pub(super) fn context_for(assignment: &Assignment, shared: &reload::Context) -> reload::Context {
+pub(super) fn context_for(
+    assignment: &Assignment,
+    shared: &reload::Context,
+    stop: &CancellationToken,
+) -> reload::Context {
     let target = &assignment.target;
     let inherit = Inherit { withhold: assignment.withhold.clone(), pass: target.pass_env.clone() };
-    reload::Context { target: Arc::clone(&target.name), inherit, ..shared.clone() }
+    reload::Context { target: Arc::clone(&target.name), inherit, stop: stop.clone(), ..shared.clone() }
 }
 
 pub(super) fn probe_context(context: &reload::Context) -> probe::Context {
