@@ -207,9 +207,7 @@ impl Hands {
                 let message = self.tellable(generation, &error);
                 match error.kind {
                     ReloadErrorKind::Failed | ReloadErrorKind::TimedOut => Answer::for_good(message),
-                    ReloadErrorKind::Denied | ReloadErrorKind::Absent | ReloadErrorKind::NotBuilt => {
-                        Answer::for_now(message)
-                    }
+                    ReloadErrorKind::Denied | ReloadErrorKind::Absent => Answer::for_now(message),
                 }
             }
         }

@@ -186,8 +186,6 @@ pub enum ReloadErrorKind {
     TimedOut,
     /// What was found is not what was meant, or what is to be told does not exist: nothing was told.
     Absent,
-    /// This build cannot do it.
-    NotBuilt,
 }
 
 /// Restart backoff of a supervised process that dies by itself: 1 s doubling to 60 s, back to 1 s after 60 s of life.

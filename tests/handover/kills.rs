@@ -69,6 +69,8 @@ fn kill_at(world: &mut World, point: &str, hit: usize, key: &str) {
     let _there_may_be_none = std::fs::remove_file(&trace);
     world.agent.env = vec![("LEASEHOLD_FAILPOINT_TRACE".into(), trace.display().to_string())];
     start_and_rest(world);
+    let finished = |trace: &str| trace.lines().any(|line| line == "effect.prune.after");
+    world.agent.wait("what a start does is done", |a| finished(&a.read("trace")).then_some(()));
     let at_start = world.agent.read("trace").lines().filter(|line| *line == point).count();
     kill(world);
     world.agent.env = vec![("LEASEHOLD_FAILPOINT".into(), format!("{point}:{}", at_start + hit))];

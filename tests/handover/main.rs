@@ -91,7 +91,7 @@ fn a_restart_on_kept_sockets_refuses_no_connection() {
     world.change("good-2");
     let second = world.wait_key("good-2");
     // A config that changes all but `listen` changes nothing about the socket.
-    let changed = config(&settings, world.address).replace("stop_timeout: 20s", "stop_timeout: 21s");
+    let changed = config(&settings, world.address, &world.python).replace("stop_timeout: 20s", "stop_timeout: 21s");
     fs::write(world.agent.dir.join("agent.yaml"), changed).unwrap();
     world.agent.signal(Signal::SIGHUP);
     let address = world.address;
@@ -121,7 +121,10 @@ fn a_port_that_is_taken_is_named_and_taken_up_once_it_is_free() {
     world.agent.start();
     let state = world.agent.wait_state("app", "degraded");
     let reason = state["reason"].as_str().unwrap_or_default().to_owned();
-    assert!(reason.contains(&format!("cannot listen on tcp://{}", world.address)) && reason.contains("ss -l"), "{reason}");
+    assert!(
+        reason.contains(&format!("cannot listen on tcp://{}", world.address)) && reason.contains("ss -l"),
+        "{reason}"
+    );
     drop(taken);
     world.agent.wait_state("app", "healthy");
     world.wait_key("good-1");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -30,27 +31,30 @@ pub const USUAL: Settings =
 pub struct World {
     pub agent: Agent,
     pub address: SocketAddr,
+    pub python: String,
 }
 
 /// None (said loudly): there is no python3 for the server.
 pub fn world(settings: &Settings, key: &str) -> Option<World> {
-    let python = std::process::Command::new("python3").arg("-c").arg("").status();
-    if !python.is_ok_and(|status| status.success()) {
+    // The interpreter itself: what stands in PATH may be a script that starts others.
+    let asked = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    let Some(python) = asked.ok().filter(|output| output.status.success()) else {
         eprintln!("SKIP: the server of these tests needs python3");
         assert!(std::env::var("LEASEHOLD_REQUIRE").as_deref() != Ok("all"), "required, but skipped: python3");
         return None;
-    }
+    };
+    let python = String::from_utf8(python.stdout).unwrap().trim().to_owned();
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let agent = Agent::new(&config(settings, address), &secret(key));
+    let agent = Agent::new(&config(settings, address, &python), &secret(key));
     fs::write(agent.dir.join("server.py"), SERVER).unwrap();
-    Some(World { agent, address })
+    Some(World { agent, address, python })
 }
 
-pub fn config(settings: &Settings, address: SocketAddr) -> String {
+pub fn config(settings: &Settings, address: SocketAddr, python: &str) -> String {
     let Settings { on_change, drain, within, health } = settings;
     format!(
         "state_dir: state\nstores: {{local: {{type: file, path: secrets.yaml}}}}\nsecrets: {{app: {{store: local}}}}\n\
-         targets:\n  app:\n    reload:\n      type: exec\n      command: [python3, server.py]\n      cwd: .\n\
+         targets:\n  app:\n    reload:\n      type: exec\n      command: [{python}, server.py]\n      cwd: .\n\
          \u{20}     env: {{KEY: '{{{{ secrets.app.value }}}}', NOTES: notes}}\n      on_change: {on_change}\n\
          \u{20}     listen: ['tcp://{address}']\n      stop_timeout: 20s\n      drain: {drain}\n\
          \u{20}   health: {{{health}, interval: 100ms, within: {within}}}\n    settle: {{min: 50ms, max: 100ms}}\n"
