@@ -85,7 +85,7 @@ impl World {
             let answers: Vec<Value> = (0..6).filter_map(|_| ask(address, "/").ok()).collect();
             let pids: BTreeSet<i64> = answers.iter().filter_map(|answer| answer["pid"].as_i64()).collect();
             let all = answers.len() == 6 && answers.iter().all(|answer| answer["key"] == key);
-            pids.into_iter().next().filter(|_| all)
+            pids.first().copied().filter(|_| all && pids.len() == 1)
         })
     }
 

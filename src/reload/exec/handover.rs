@@ -163,11 +163,12 @@ impl Exec {
     }
 
     /// The one that serves, also on disk.
-    fn promoted(&self, running: Running) -> Running {
+    fn promoted(&self, mut running: Running) -> Running {
         if running.slot != Slot::Serving {
             self.rename(running.slot, Slot::Serving);
         }
-        Running { slot: Slot::Serving, ..running }
+        running.slot = Slot::Serving;
+        running
     }
 
     pub(super) fn rename(&self, from: Slot, to: Slot) {
