@@ -46,6 +46,8 @@ pub(super) struct Hands {
     pub files_only: bool,
     /// Whether this life of the agent has published a generation: before, files that were in memory may be gone.
     pub published: Arc<AtomicBool>,
+    /// What the target stands on, while a process of an earlier generation drains: told once that has ended.
+    pub owed: Option<Vec<Generation>>,
     /// Told what the target stands on.
     pub standing: OnStanding,
     /// How the supervised process ended while an operation watched it.
@@ -70,7 +72,10 @@ impl Hands {
             Effect::Halt => self.halt().await,
             Effect::Prune { keep, using } => {
                 let pruned = self.prune(&keep).await;
-                self.tell_standing(using).await;
+                self.owed = Some(using);
+                if self.reload.drained().is_none() {
+                    self.tell_owed().await;
+                }
                 pruned
             }
             Effect::Wait { .. } | Effect::Report(_) | Effect::Stopped => Answer::of(Event::Done),
@@ -259,6 +264,14 @@ impl Hands {
                 Answer::of(Event::Done)
             }
             Err(error) => Answer::for_now(error),
+        }
+    }
+
+    /// Tells the generations whose leases must live, where that was put off: a process that drains uses those of its own.
+    pub async fn tell_owed(&mut self) {
+        if let Some(using) = self.owed.clone() {
+            self.tell_standing(using).await;
+            self.owed = None;
         }
     }
 

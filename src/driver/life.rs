@@ -130,6 +130,7 @@ impl Life {
             published: Arc::clone(&published),
             last_exit: None,
             told_at: None,
+            owed: None,
             standing: Arc::clone(&surroundings.standing),
         };
         let expired = committed.as_ref().is_some_and(|manifest| hangs_on(manifest, &assignment.dead.borrow()));
@@ -410,8 +411,14 @@ async fn until(timer: Option<Instant>) {
 async fn watched(hands: &mut Option<Hands>, waiting: bool, look: &mut Instant) -> Woken {
     let Some(hands) = hands else { return std::future::pending().await };
     loop {
+        let drained = hands.reload.drained().filter(|_| hands.owed.is_some());
+        let owed = hands.owed.is_some();
         tokio::select! {
             exit = hands.reload.died() => return Woken::Died(exit),
+            () = async { if let Some(drained) = drained { drained.await } }, if owed => {
+                hands.tell_owed().await;
+                continue;
+            }
             () = sleep_until(*look), if waiting => {}
         }
         let appeared = hands.reload.running().await.unwrap_or(false);

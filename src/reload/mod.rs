@@ -77,6 +77,11 @@ pub trait Reload: Send {
         None
     }
 
+    /// Resolves once nothing of an earlier generation runs any more. None: nothing does.
+    fn drained(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
     /// A way to pass signals on to a supervised process at any time, an operation in flight or not. None for the others.
     fn forward(&self) -> Option<exec::Forward> {
         None

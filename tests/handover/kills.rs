@@ -36,6 +36,30 @@ fn killed_while_a_bad_one_is_on_trial_the_next_agent_goes_back() {
     assert_eq!((seen.failed, seen.most), (Vec::new(), 2));
 }
 
+/// pidfd_getfd(2) is refused: the agent is not root, and the server may not be looked into.
+#[test]
+fn where_its_sockets_cannot_be_taken_over_what_a_killed_agent_left_is_ended_first() {
+    const NOBODY: u32 = 65534;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIP: only root can run the agent as somebody else");
+        assert!(std::env::var("LEASEHOLD_REQUIRE").as_deref() != Ok("all"), "required, but skipped");
+        return;
+    }
+    let Some(mut world) = world(&USUAL, "hidden-1") else { return };
+    world.agent.user = Some(NOBODY);
+    world.change("hidden-1");
+    std::os::unix::fs::chown(&world.agent.dir, Some(NOBODY), Some(NOBODY)).unwrap();
+    world.begin();
+    let first = world.wait_key("hidden-1");
+    world.agent.signal(Signal::SIGKILL);
+    assert_eq!(world.agent.end().signal(), Some(9));
+    assert_eq!(world.wait_key("hidden-1"), first, "it serves on");
+    world.begin();
+    assert!(world.agent.log().contains("its sockets cannot be taken over"), "{}", world.agent.log());
+    assert_ne!(world.wait_key("hidden-1"), first);
+    world.wait_servers(1);
+}
+
 fn at_each_step(when: &str) {
     if !cfg!(feature = "failpoints") {
         eprintln!("SKIP: kills at failpoints need `--features failpoints`");

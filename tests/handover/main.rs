@@ -129,3 +129,61 @@ fn a_port_that_is_taken_is_named_and_taken_up_once_it_is_free() {
     world.agent.wait_state("app", "healthy");
     world.wait_key("good-1");
 }
+
+#[test]
+fn a_new_process_that_dies_is_ended_at_once_and_one_that_served_and_died_is_started_again() {
+    let Some(mut world) = world(&Settings { within: "12s", ..USUAL }, "good-1") else { return };
+    world.begin();
+    let first = world.wait_key("good-1");
+    world.change("dead-2");
+    world.agent.wait_outcomes(&["committed", "rolled_back"]);
+    assert_eq!(world.wait_key("good-1"), first);
+    // Now the one that serves dies while another is on trial, which fails: nothing is left to go back to but its generation.
+    world.change("bad-3");
+    world.wait_servers(2);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(first).unwrap()), Signal::SIGKILL).unwrap();
+    world.agent.wait_outcomes(&["committed", "rolled_back", "rolled_back"]);
+    assert_ne!(world.wait_key("good-1"), first);
+    world.wait_servers(1);
+    world.agent.wait_state("app", "healthy");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_whole_drain() {
+    let Some(mut world) = world(&USUAL, "stubborn-1") else { return };
+    let config =
+        world.agent.read("agent.yaml").replace("drain: 40s", "drain: 1h").replace("timeout: 20s", "timeout: 1s");
+    fs::write(world.agent.dir.join("agent.yaml"), config).unwrap();
+    world.begin();
+    world.change("good-2");
+    world.agent.wait_outcomes(&["committed", "committed"]);
+    assert_eq!(world.servers().len(), 2);
+    assert!(world.agent.stop().success());
+    assert_eq!(world.servers(), Vec::<i32>::new());
+}
+
+#[test]
+fn a_unix_socket_has_its_mode_is_taken_from_a_dead_agent_and_goes_with_a_living_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(mut world) = world(&USUAL, "good-1") else { return };
+    let path = world.agent.dir.join("public.sock");
+    let listen = format!("listen: ['unix://{}?mode=0640', ", path.display());
+    let config = world.agent.read("agent.yaml").replace("listen: [", &listen);
+    fs::write(world.agent.dir.join("agent.yaml"), config).unwrap();
+    world.begin();
+    let first = world.wait_key("good-1");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+    // Nobody listens any more, but the file is there.
+    world.agent.signal(Signal::SIGKILL);
+    let _killed = world.agent.end();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(first).unwrap()), Signal::SIGKILL).unwrap();
+    world.wait_servers(0);
+    assert!(path.exists() && std::os::unix::net::UnixStream::connect(&path).is_err());
+    world.begin();
+    assert_ne!(world.wait_key("good-1"), first);
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+    assert!(world.agent.stop().success());
+    assert!(!path.exists());
+    assert!(world.notes().contains(" public,public,private"));
+}

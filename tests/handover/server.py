@@ -1,5 +1,6 @@
 # A server that takes its sockets from LISTEN_FDS and ends in good order on TERM. What it does is told by its key:
-# bad… is never healthy, stubborn… does not end on TERM, slow… takes two seconds more to end.
+# bad… is never healthy, dead… ends at once, stubborn… does not end on TERM, slow… takes two seconds more to end, and into
+# hidden… nobody but root may look.
 import json, os, select, signal, socket, sys, threading, time
 
 PID = os.getpid()
@@ -37,6 +38,11 @@ def answer(connection, private):
 
 
 def main():
+    if KEY.startswith("dead"):
+        sys.exit(3)
+    if KEY.startswith("hidden"):
+        import ctypes
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: nobody but root may look into it
     signal.signal(signal.SIGTERM, on_term)
     assert os.environ["LISTEN_PID"] == str(PID), "LISTEN_PID"
     names = os.environ["LISTEN_FDNAMES"].split(":")

@@ -19,6 +19,8 @@ pub(super) struct Leaving {
     pub record: Record,
     kill_at: watch::Sender<Instant>,
     task: JoinHandle<()>,
+    /// Closed by the end of the task.
+    end: watch::Receiver<()>,
 }
 
 /// Where and how.
@@ -54,7 +56,9 @@ impl Leaving {
         let (kill_at, killed_at) = watch::channel(Instant::now() + manner.drain);
         let ending = ending(manner.stop_timeout, killed_at);
         let own = record.clone();
+        let (open, end) = watch::channel(());
         let task = tokio::spawn(async move {
+            let _open = open;
             let (pid, target) = (own.pid, own.target.clone());
             match ending.await {
                 Ok(()) => tracing::info!(target_name = target, pid, "the process before has ended"),
@@ -66,7 +70,7 @@ impl Leaving {
                 let _found_to_be_gone_later = Record::remove(&manner.state_dir, &target, manner.slot);
             }
         });
-        Self { record, kill_at, task }
+        Self { record, kill_at, task, end }
     }
 
     /// It has at most this long from now on.
@@ -77,6 +81,12 @@ impl Leaving {
             *at = earliest.min(*at);
             sooner
         });
+    }
+
+    /// Resolves when it has ended.
+    pub fn end(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut end = self.end.clone();
+        async move { while end.changed().await.is_ok() {} }
     }
 
     pub fn is_gone(&self) -> bool {

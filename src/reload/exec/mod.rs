@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, Uid, User};
 use tokio::time::timeout;
@@ -378,6 +378,11 @@ impl Reload for Exec {
         if self.hands_over() {
             self.settle_on(generation);
         }
+    }
+
+    fn drained(&self) -> Option<BoxFuture<'static, ()>> {
+        let leaving: Vec<_> = self.leaving.iter().filter(|leaving| !leaving.is_gone()).map(Leaving::end).collect();
+        if leaving.is_empty() { None } else { Some(Box::pin(async { drop(join_all(leaving).await) })) }
     }
 
     fn private(&self) -> Option<PathBuf> {
