@@ -59,6 +59,7 @@ fn what_does_not_drain_in_time_is_killed() {
     world.begin();
     let first = world.wait_key("stubborn-1");
     world.change("good-2");
+    world.agent.wait_outcomes(&["committed", "committed"]);
     world.wait_servers(1);
     world.wait_key("good-2");
     assert!(world.noted(first, "TERM") && !world.noted(first, "END"), "{}", world.notes());
