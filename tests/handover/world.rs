@@ -172,7 +172,7 @@ impl Load {
             load.threads.push(std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     match ask(address, "/") {
-                        Ok(answer) => drop(pids.lock().unwrap().extend(answer["pid"].as_i64())),
+                        Ok(answer) => pids.lock().unwrap().extend(answer["pid"].as_i64()),
                         Err(error) => failed.lock().unwrap().push(error),
                     }
                     asked.fetch_add(1, Ordering::Relaxed);

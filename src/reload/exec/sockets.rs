@@ -26,7 +26,10 @@ const PRIVATE: &str = "private";
 /// The sockets of all targets of an agent, kept as long as a reload uses them: a config that changes all about a process
 /// but its `listen` changes nothing about its sockets. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Sockets(Arc<Mutex<BTreeMap<(TargetName, Listen), Weak<Kept>>>>);
+pub struct Sockets(Arc<Mutex<Open>>);
+
+/// What is open, by target and address.
+type Open = BTreeMap<(TargetName, Listen), Weak<Kept>>;
 
 impl Sockets {
     /// Those of these addresses that are open.
