@@ -296,8 +296,8 @@ impl Exec {
 
     fn died_by_itself(&mut self) {
         let running = self.running.take();
-        if let Some(running) = running.filter(|_| self.hands_over()) {
-            // What it left must not serve on; where nothing serves beside it, the next start ends that first.
+        if let Some(running) = running.filter(|_| self.before.is_some() || self.orphan.is_some()) {
+            // What it left must not serve on; where nothing else serves, the next start ends that first.
             self.leave(running, Duration::ZERO);
         }
         self.gone();
