@@ -313,15 +313,6 @@ async fn it_runs_as_the_user_that_the_config_names() {
 }
 
 #[tokio::test]
-async fn handover_is_not_built_and_says_so() {
-    let place = Place::new();
-    let config = ExecReload { on_change: OnChange::Handover, ..place.config(LIVES) };
-    let error = build(&ReloadConfig::Exec(config), &context(&place.state())).err().unwrap();
-    assert_eq!(error.kind, ReloadErrorKind::NotBuilt);
-    assert!(error.message.starts_with("`on_change: handover` is not built yet"));
-}
-
-#[tokio::test]
 async fn orphans_are_reaped_and_nobodys_status_is_taken() {
     let place = Place::new();
     reap::become_subreaper().unwrap();
@@ -420,14 +411,14 @@ async fn after_a_killed_agent_everything_it_had_started_is_found_and_ended() {
     agent.wait().unwrap();
     assert!(left.iter().all(|pid| alive(*pid)));
     // Another state directory's sweep, and another key's, do not touch them.
-    assert_eq!(sweep_leftovers(&place.file("other"), &key(), |_| Duration::ZERO).await, Ok(Vec::new()));
+    assert_eq!(sweep_leftovers(&place.file("other"), &key(), |_| Duration::ZERO, |_| false).await, Ok(Vec::new()));
     assert!(left.iter().all(|pid| alive(*pid)));
-    let swept = sweep_leftovers(&place.state(), &key(), |_| Duration::from_millis(200)).await.unwrap();
+    let swept = sweep_leftovers(&place.state(), &key(), |_| Duration::from_millis(200), |_| false).await.unwrap();
     assert!(!left.iter().any(|pid| alive(*pid)), "{swept:?}");
     assert_eq!(swept[0].target.as_deref(), Some("app"));
     assert!(swept[0].processes >= 4, "{swept:?}");
     assert!(place.record().is_none());
-    assert_eq!(sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO).await, Ok(Vec::new()));
+    assert_eq!(sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO, |_| false).await, Ok(Vec::new()));
 }
 
 #[tokio::test]
@@ -441,7 +432,7 @@ async fn a_leftover_is_found_also_while_it_becomes_another_program() {
         let restless = pid_in(&place.file("pid")).await;
         agent.kill().unwrap();
         agent.wait().unwrap();
-        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO).await.unwrap();
+        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO, |_| false).await.unwrap();
         assert!(!alive(restless), "it was missed in the middle of execve(2)");
     }
 }
@@ -455,7 +446,8 @@ async fn at_the_start_each_leftover_gets_its_own_stop_timeout() {
     agent.wait().unwrap();
     let long = Duration::from_secs(600);
     let own = |target: Option<&str>| if target == Some("app") { Duration::from_millis(100) } else { long };
-    let swept = tokio::time::timeout(Duration::from_secs(60), sweep_leftovers(&place.state(), &key(), own)).await;
+    let swept =
+        tokio::time::timeout(Duration::from_secs(60), sweep_leftovers(&place.state(), &key(), own, |_| false)).await;
     assert_eq!(swept.unwrap().unwrap()[0].target.as_deref(), Some("app"));
 }
 
@@ -497,7 +489,7 @@ async fn an_agent_killed_at_any_moment_of_a_start_leaves_nothing_that_the_sweep_
         let whole = before.elapsed();
         agent.kill().unwrap();
         agent.wait().unwrap();
-        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO).await.unwrap();
+        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO, |_| false).await.unwrap();
         whole
     };
     let (mut recorded, mut ran) = (0, 0);
@@ -510,7 +502,7 @@ async fn an_agent_killed_at_any_moment_of_a_start_leaves_nothing_that_the_sweep_
         agent.wait().unwrap();
         recorded += u32::from(place.record().is_some());
         ran += u32::from(place.file("pid").exists());
-        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO).await.unwrap();
+        sweep_leftovers(&place.state(), &key(), |_| Duration::ZERO, |_| false).await.unwrap();
         let place_path = place.0.path().canonicalize().unwrap();
         let stays = |stat: &procfs::Stat| {
             stat.alive() && fs::read_link(format!("/proc/{}/cwd", stat.pid)).is_ok_and(|cwd| cwd == place_path)
@@ -554,6 +546,6 @@ async fn the_agents_credentials_are_in_neither_environment_nor_command_line() {
     until("the input arrived", || fs::read(place.file("input")).is_ok_and(|input| input == b"typed")).await;
     agent.kill().unwrap();
     agent.wait().unwrap();
-    sweep_leftovers(&place.state(), &key(), |_| Duration::from_millis(200)).await.unwrap();
+    sweep_leftovers(&place.state(), &key(), |_| Duration::from_millis(200), |_| false).await.unwrap();
     assert!(!alive(pid));
 }

@@ -17,7 +17,7 @@ use super::problem::Class;
 use super::readings::dice;
 use super::running::Agent;
 use super::{Failed, Options};
-use crate::config::model::{Config, ReloadConfig, TargetName};
+use crate::config::model::{Config, OnChange, ReloadConfig, TargetName};
 use crate::control;
 use crate::dbus::Bus;
 use crate::driver::{self, Assignment, Driver};
@@ -155,7 +155,12 @@ async fn sweep(config: &Config, state_dir: &StateDir) -> Result<(), Failed> {
         Some(ReloadConfig::Exec(exec)) => exec.stop_timeout,
         _ => longest,
     };
-    let swept = exec::sweep_leftovers(state_dir.path(), state_dir.key(), timeout).await;
+    // Ended once a new process has taken its place.
+    let serves_on = |name: &str| match config.targets.get(name).map(|target| &target.reload) {
+        Some(ReloadConfig::Exec(exec)) => exec.on_change == OnChange::Handover,
+        _ => false,
+    };
+    let swept = exec::sweep_leftovers(state_dir.path(), state_dir.key(), timeout, serves_on).await;
     for leftover in swept.map_err(|e| Failed::new(Class::Io, e))? {
         let target = leftover.target.unwrap_or_default();
         tracing::warn!(target_name = target, processes = leftover.processes, "ended what an agent before left running");
@@ -195,6 +200,8 @@ fn reload_context(prepared: &Prepared, state_dir: &StateDir, options: &Options) 
         stdin,
         trampoline: PathBuf::from("/proc/self/exe"),
         bus: Bus::system(),
+        sockets: exec::Sockets::default(),
+        stop: CancellationToken::new(),
     }
 }
 

@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod listen;
 mod stores;
 
+pub use listen::Listen;
 pub use stores::*;
 
 use crate::secret::SecretName;
@@ -275,11 +277,11 @@ pub struct ExecReload {
     pub env: Vec<(String, String)>,
     /// What a change of its files does. A change of `env` always restarts.
     pub on_change: OnChange,
-    /// Sockets kept open for it (`handover`; not built yet).
-    pub listen: Vec<String>,
+    /// Sockets that the agent keeps open for it, over every restart.
+    pub listen: Vec<Listen>,
     /// From TERM to KILL.
     pub stop_timeout: Duration,
-    /// How long an old process may drain (`handover`; not built yet).
+    /// How long the old process of a handover may take to end after TERM.
     pub drain: Duration,
     /// User to run as.
     pub user: Option<ProcessUser>,
@@ -307,7 +309,7 @@ pub enum OnChange {
     Signal(nix::sys::signal::Signal),
     /// Stop it, then start it anew.
     Restart,
-    /// Start the new one beside the old one (not built yet).
+    /// Start the new one beside the old one, which ends once the new one is committed.
     Handover,
 }
 

@@ -95,7 +95,7 @@ impl Life {
         }
         let Some((assignment, reply)) = self.reassign.take() else { return };
         let target = Arc::clone(&assignment.target);
-        let context = context_for(&assignment, &self.surroundings.reload);
+        let context = context_for(&assignment, &self.surroundings.reload, &self.stop);
         // What a process inherits is decided when it starts.
         let other_reload = !same_reload(&self.assignment.target.reload, &target.reload)
             || (runs_programs(&target.reload) && context.inherit != self.context.inherit);

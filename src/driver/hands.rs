@@ -1,6 +1,7 @@
 //! Carries one operation out. The hands go into an operation and come back with its answer, so there is never a second.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +12,7 @@ use super::OnStanding;
 use super::inputs::Inputs;
 use super::operation::{Answer, failpoints, name};
 use super::trial::Trying;
-use crate::config::model::{ReloadConfig, TargetConfig};
+use crate::config::model::{HttpRequest, ReloadConfig, TargetConfig};
 use crate::durable::FileError;
 use crate::failpoint;
 use crate::generation::{GenerationId, Generations, Manifest, Origin, Plain, PublishError, Published};
@@ -45,6 +46,8 @@ pub(super) struct Hands {
     pub files_only: bool,
     /// Whether this life of the agent has published a generation: before, files that were in memory may be gone.
     pub published: Arc<AtomicBool>,
+    /// What the target stands on, while a process of an earlier generation drains: told once that has ended.
+    pub owed: Option<Vec<Generation>>,
     /// Told what the target stands on.
     pub standing: OnStanding,
     /// How the supervised process ended while an operation watched it.
@@ -69,7 +72,10 @@ impl Hands {
             Effect::Halt => self.halt().await,
             Effect::Prune { keep, using } => {
                 let pruned = self.prune(&keep).await;
-                self.tell_standing(using).await;
+                self.owed = Some(using);
+                if self.reload.drained().is_none() {
+                    self.tell_owed().await;
+                }
                 pruned
             }
             Effect::Wait { .. } | Effect::Report(_) | Effect::Stopped => Answer::of(Event::Done),
@@ -127,6 +133,9 @@ impl Hands {
                 let (keep, using) = (journal.keep(), journal.using());
                 let closed = journal.intent.is_none();
                 self.saved = journal;
+                if let (true, Some(committed)) = (closed, self.saved.committed) {
+                    self.reload.settle(committed.generation);
+                }
                 if self.files_only && closed {
                     // Without a process nothing is ever proven, so the machine never prunes; the files may go all the same.
                     self.prune(&keep).await;
@@ -203,9 +212,7 @@ impl Hands {
                 let message = self.tellable(generation, &error);
                 match error.kind {
                     ReloadErrorKind::Failed | ReloadErrorKind::TimedOut => Answer::for_good(message),
-                    ReloadErrorKind::Denied | ReloadErrorKind::Absent | ReloadErrorKind::NotBuilt => {
-                        Answer::for_now(message)
-                    }
+                    ReloadErrorKind::Denied | ReloadErrorKind::Absent => Answer::for_now(message),
                 }
             }
         }
@@ -229,9 +236,10 @@ impl Hands {
             Err(refused) => return refused,
         };
         let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
+        let request = rendered.health.clone().map(|request| privately(request, self.reload.private()));
         let trying = Trying {
             health: &self.target.health,
-            request: rendered.health.as_ref(),
+            request: request.as_ref(),
             not_before: self.told_at.filter(|_| supervised).map(|at| at + GRACE),
             context: &self.probe,
         };
@@ -250,12 +258,20 @@ impl Hands {
     }
 
     async fn halt(&mut self) -> Answer {
-        match self.reload.stop().await {
+        match self.reload.halt().await {
             Ok(exit) => {
                 self.last_exit = exit.or(self.last_exit);
                 Answer::of(Event::Done)
             }
             Err(error) => Answer::for_now(error),
+        }
+    }
+
+    /// Tells the generations whose leases must live, where that was put off: a process that drains uses those of its own.
+    pub async fn tell_owed(&mut self) {
+        if let Some(using) = self.owed.clone() {
+            self.tell_standing(using).await;
+            self.owed = None;
         }
     }
 
@@ -292,6 +308,16 @@ impl Hands {
             Ok(_) => Answer::of(Event::Done),
             Err(error) => Answer::for_now(error),
         }
+    }
+}
+
+/// A request that names a path alone is asked of the newest process alone.
+fn privately(request: HttpRequest, socket: Option<PathBuf>) -> HttpRequest {
+    match socket {
+        Some(socket) if request.url.starts_with('/') => {
+            HttpRequest { url: format!("unix:{}:{}", socket.display(), request.url), ..request }
+        }
+        _ => request,
     }
 }
 

@@ -106,7 +106,7 @@ impl Life {
         let generations = generations.map_err(state_error)?;
         let file = JournalFile::new(&dir, seal);
         let journal = load_journal(&file).map_err(state_error)?;
-        let context = context_for(&assignment, &surroundings.reload);
+        let context = context_for(&assignment, &surroundings.reload, &stop);
         let reload = reload::build(&target.reload, &context)
             .map_err(|source| DriverError::Reload { target: name.clone(), source })?;
         let forward = Arc::new(Mutex::new(reload.forward()));
@@ -130,6 +130,7 @@ impl Life {
             published: Arc::clone(&published),
             last_exit: None,
             told_at: None,
+            owed: None,
             standing: Arc::clone(&surroundings.standing),
         };
         let expired = committed.as_ref().is_some_and(|manifest| hangs_on(manifest, &assignment.dead.borrow()));
@@ -373,10 +374,14 @@ pub(super) fn policy(target: &TargetConfig, files_only: bool) -> Policy {
     Policy { on_unhealthy: target.on_unhealthy, keep: target.keep, supervised }
 }
 
-pub(super) fn context_for(assignment: &Assignment, shared: &reload::Context) -> reload::Context {
+pub(super) fn context_for(
+    assignment: &Assignment,
+    shared: &reload::Context,
+    stop: &CancellationToken,
+) -> reload::Context {
     let target = &assignment.target;
     let inherit = Inherit { withhold: assignment.withhold.clone(), pass: target.pass_env.clone() };
-    reload::Context { target: Arc::clone(&target.name), inherit, ..shared.clone() }
+    reload::Context { target: Arc::clone(&target.name), inherit, stop: stop.clone(), ..shared.clone() }
 }
 
 pub(super) fn probe_context(context: &reload::Context) -> probe::Context {
@@ -406,8 +411,14 @@ async fn until(timer: Option<Instant>) {
 async fn watched(hands: &mut Option<Hands>, waiting: bool, look: &mut Instant) -> Woken {
     let Some(hands) = hands else { return std::future::pending().await };
     loop {
+        let drained = hands.reload.drained().filter(|_| hands.owed.is_some());
+        let owed = hands.owed.is_some();
         tokio::select! {
             exit = hands.reload.died() => return Woken::Died(exit),
+            () = async { if let Some(drained) = drained { drained.await } }, if owed => {
+                hands.tell_owed().await;
+                continue;
+            }
             () = sleep_until(*look), if waiting => {}
         }
         let appeared = hands.reload.running().await.unwrap_or(false);

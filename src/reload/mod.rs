@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
-use crate::config::model::{OnChange, ReloadConfig, TargetName};
+use crate::config::model::{ReloadConfig, TargetName};
 use crate::dbus::Bus;
 use crate::digest::Key;
 use crate::process::Inherit;
@@ -61,6 +62,26 @@ pub trait Reload: Send {
         Box::pin(async { Ok(None) })
     }
 
+    /// Ends the process of a generation that did not become healthy. As `stop`, but for a handover: what serves beside it
+    /// serves on.
+    fn halt(&mut self) -> BoxFuture<'_, Result<Option<Exit>, ReloadError>> {
+        self.stop()
+    }
+
+    /// Told once the journal on disk says that this generation is the committed one and nothing is open: a handover ends
+    /// whichever process is not of it, in the background. Nothing for the others.
+    fn settle(&mut self, _generation: u64) {}
+
+    /// The socket on which the process that was told last is asked alone. None where there is no such.
+    fn private(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// Resolves once nothing of an earlier generation runs any more. None: nothing does.
+    fn drained(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
     /// A way to pass signals on to a supervised process at any time, an operation in flight or not. None for the others.
     fn forward(&self) -> Option<exec::Forward> {
         None
@@ -86,6 +107,10 @@ pub struct Context {
     pub trampoline: PathBuf,
     /// systemd's bus.
     pub bus: Bus,
+    /// Listening sockets, which outlive processes and configs.
+    pub sockets: exec::Sockets,
+    /// Cancelled when the agent stops: cuts short the wait for an old process that drains, nothing else.
+    pub stop: CancellationToken,
 }
 
 /// The reload that a target's config asks for. Touches nothing yet: no process, no bus, no file.
@@ -96,10 +121,6 @@ pub fn build(config: &ReloadConfig, context: &Context) -> Result<Box<dyn Reload>
         ReloadConfig::Systemd(config) => Box::new(systemd::UnitReloader::new(config.clone(), context.bus.clone())),
         ReloadConfig::Command(config) => {
             Box::new(command::CommandReloader::new(config.clone(), context.inherit.clone()))
-        }
-        ReloadConfig::Exec(config) if config.on_change == OnChange::Handover => {
-            let text = "`on_change: handover` is not built yet: use `restart`, or `signal HUP` where the program reloads on it";
-            return Err(ReloadError::new(ReloadErrorKind::NotBuilt, text));
         }
         ReloadConfig::Exec(config) => Box::new(exec::Exec::new(config.clone(), context.clone())),
     })
@@ -170,8 +191,6 @@ pub enum ReloadErrorKind {
     TimedOut,
     /// What was found is not what was meant, or what is to be told does not exist: nothing was told.
     Absent,
-    /// This build cannot do it.
-    NotBuilt,
 }
 
 /// Restart backoff of a supervised process that dies by itself: 1 s doubling to 60 s, back to 1 s after 60 s of life.

@@ -24,6 +24,8 @@ pub fn context(state_dir: &Path) -> Context {
         stdin: Stdin::Null,
         trampoline: PathBuf::from(env!("CARGO_BIN_EXE_agent")),
         bus: Bus::system(),
+        sockets: Default::default(),
+        stop: Default::default(),
     }
 }
 

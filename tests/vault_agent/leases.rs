@@ -148,3 +148,44 @@ fn on_stop_says_whether_leases_and_token_outlive_the_agent() {
         world.live(&prefix, 1);
     });
 }
+
+/// Takes the file up; once told to end it does so when it may.
+const DRAINS: &str = r#"
+echo started >>starts
+cp out/conf serving.next && mv serving.next serving
+trap 'told=yes; echo told >>told' TERM
+while [ -z "$told" ] || [ ! -e leave ]; do sleep 0.05; done
+"#;
+
+#[test]
+fn a_process_that_drains_after_a_handover_keeps_its_credentials_until_it_has_ended() {
+    each(|vault| {
+        let Some(mount) = vault.database("1h", "2h") else { return };
+        let (mut world, prefix) = (World::new(vault, &Setup::creds(&mount)), format!("{mount}/creds/app"));
+        let socket = format!("unix://{}", world.path("public.sock").display());
+        world.configure(|config| {
+            let reload = &mut config["targets"]["app"]["reload"];
+            reload["on_change"] = "handover".into();
+            reload["listen"] = vec![socket].into();
+            reload["drain"] = "1h".into();
+        });
+        world.put("child", DRAINS);
+        world.agent.start();
+        world.healthy();
+        let (before, lease) = (world.creds(), world.live(&prefix, 1));
+        let pruned = |world: &World| world.agent.log().matches("begins step=prune").count();
+        let at_start = pruned(&world);
+        world.refresh("db");
+        world.agent.wait_outcomes(&["committed", "committed"]);
+        world.until("the old one was told, and what is not in use was let go", |w| {
+            (w.path("told").exists() && pruned(w) > at_start).then_some(())
+        });
+        let after = world.creds();
+        assert!(world.live(&prefix, 2).contains(&lease[0]));
+        assert!(world.vault.accepts(&before) && world.vault.accepts(&after), "both while the old one drains");
+        world.put("leave", "");
+        let left = world.live(&prefix, 1);
+        assert!(!lease.contains(&left[0]));
+        assert!(world.vault.accepts(&after) && !world.vault.accepts(&before));
+    });
+}

@@ -12,6 +12,7 @@ use crate::config::raw::targets::{RawHealth, RawHttpHealth, RawPolicy, RawReques
 impl Builder<'_> {
     pub(super) fn health(&mut self, target: &RawTarget, at: &str) -> HealthConfig {
         let at = format!("{at}.health");
+        self.doubt_handover(target, &at);
         let (check, policy) = match target.health.get() {
             None | Some(RawHealth::None(_)) => return always(),
             Some(RawHealth::Http(raw)) => (self.http(raw, target, &at), &raw.policy),
@@ -20,6 +21,29 @@ impl Builder<'_> {
             Some(RawHealth::Systemd(raw)) => (self.systemd(raw, target, &at), &raw.policy),
         };
         self.policy(check, policy, &at)
+    }
+
+    /// With handover only `path` asks the new process alone.
+    fn doubt_handover(&mut self, target: &RawTarget, at: &str) {
+        if !Self::hands_over(target) {
+            return;
+        }
+        match target.health.get() {
+            Some(RawHealth::Http(raw)) if raw.path.given() || !raw.url.given() => {}
+            None if target.health.given() => {}
+            None | Some(RawHealth::None(_)) => {
+                let place = if target.health.given() { target.health.place() } else { target.reload.place() };
+                let text = "with on_change: handover and no check, a new process that lives for a second takes the old one's place";
+                self.d.warn(place, format!("{at}: {text}; give health a type: http and a path"));
+            }
+            Some(_) => {
+                let text = "with on_change: handover this may be answered by the old process, which is still there";
+                self.d.warn(
+                    target.health.place(),
+                    format!("{at}: {text}; type: http with a path asks the new one alone"),
+                );
+            }
+        }
     }
 
     fn policy(&mut self, check: HealthCheck, raw: &RawPolicy, at: &str) -> HealthConfig {

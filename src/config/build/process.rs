@@ -4,11 +4,13 @@ use super::Builder;
 use crate::config::decode::{Slot, Table};
 use crate::config::fault::{Place, shown_key};
 use crate::config::model::{
-    CommandReload, ExecReload, ExpectProcess, OnChange, ProcessUser, ReloadConfig, SignalReload, SystemdReload,
+    CommandReload, ExecReload, ExpectProcess, Listen, OnChange, ProcessUser, ReloadConfig, SignalReload, SystemdReload,
 };
 use crate::config::raw::process::{RawExec, RawReload, RawSignal};
 use crate::config::scalar::{Account, Text};
 
+/// The kernel passes at most 253 descriptors in one message.
+const LISTEN_MAX: usize = 32;
 /// systemd.unit(5): the kinds of unit.
 const UNIT_KINDS: [&str; 11] =
     ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
@@ -107,7 +109,7 @@ impl Builder<'_> {
                 self.d.fault(name.place, format!("{at}.env: '{}' cannot name a variable", shown_key(name)));
             }
         }
-        self.handover(raw, &at);
+        let listen = self.listen(raw, &at);
         let env = raw.env.get().into_iter().flat_map(Table::sound);
         let env = env.map(|(name, value)| (name.value.clone(), value.0.clone())).collect();
         let gid = self.gid(&raw.group, &format!("{at}.group"));
@@ -115,7 +117,7 @@ impl Builder<'_> {
             command,
             env,
             on_change: *raw.on_change,
-            listen: raw.listen.get().into_iter().flatten().map(|socket| socket.0.clone()).collect(),
+            listen,
             stop_timeout: raw.stop_timeout.0,
             drain: raw.drain.0,
             user: self.process_user(raw, gid, &at),
@@ -124,19 +126,35 @@ impl Builder<'_> {
         }
     }
 
-    fn handover(&mut self, raw: &RawExec, at: &str) {
-        if *raw.on_change == OnChange::Handover {
-            self.d.warn(raw.on_change.place, format!("{at}.on_change: handover is not built yet"));
-        } else if raw.listen.given() {
-            self.d.warn(raw.listen.place(), format!("{at}.listen has no effect without on_change: handover"));
+    fn listen(&mut self, raw: &RawExec, at: &str) -> Vec<Listen> {
+        let slots = raw.listen.get().map(Vec::as_slice).unwrap_or_default();
+        if *raw.on_change == OnChange::Handover
+            && slots.is_empty()
+            && !(raw.listen.given() && raw.listen.get().is_none())
+        {
+            let message =
+                format!("{at}.on_change: handover needs listen: the agent owns the sockets that both processes serve");
+            self.d.fault_hint(raw.on_change.place, message, "set listen: [\"tcp://0.0.0.0:4000\"]".to_owned());
         }
-        for socket in raw.listen.get().into_iter().flatten() {
-            let unix = socket.0.strip_prefix("unix:").is_some_and(|path| path.starts_with('/'));
-            let tcp = socket.0.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-            if !unix && !tcp {
-                self.d.fault(socket.place, format!("{at}.listen: write a socket as host:port or unix:/path"));
+        if slots.len() > LISTEN_MAX {
+            self.d.fault(raw.listen.place(), format!("{at}.listen: at most {LISTEN_MAX} sockets"));
+        }
+        let mut listen = Vec::new();
+        for socket in slots {
+            match Listen::parse(&socket.0) {
+                Some(address) if listen.contains(&address) => {
+                    self.d.fault(socket.place, format!("{at}.listen: this socket stands twice"));
+                }
+                Some(address) => listen.push(address),
+                None => {
+                    let message = format!("{at}.listen: not a socket to listen on");
+                    let hint =
+                        "write it as tcp://0.0.0.0:4000, tcp://[::]:4000 or unix:///path (names are not looked up)";
+                    self.d.fault_hint(socket.place, message, hint.to_owned());
+                }
             }
         }
+        listen
     }
 
     fn process_user(&mut self, raw: &RawExec, gid: Option<u32>, at: &str) -> Option<ProcessUser> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Builder;
 use crate::config::decode::{At, Slot};
 use crate::config::fault::shown_key;
-use crate::config::model::{ReloadConfig, Settle, TargetConfig, TargetName};
+use crate::config::model::{Listen, ReloadConfig, Settle, TargetConfig, TargetName};
 use crate::config::raw::RawConfig;
 use crate::config::raw::process::RawReload;
 use crate::config::raw::targets::{RawSettle, RawTarget};
@@ -25,10 +25,18 @@ impl Builder<'_> {
             self.d.fault(raw.targets.place, "targets: `agent run -- CMD` takes a config with exactly one target");
         }
         let mut built = BTreeMap::new();
+        let mut listen = BTreeMap::new();
         for (name, target) in targets {
             self.target_name(name);
             if let Some(target) = target {
                 let target = self.target(name, target);
+                for address in listened(&target.reload) {
+                    if let Some(other) = listen.insert(address.clone(), shown_key(name)) {
+                        let message =
+                            format!("targets.{}.reload.listen: a socket of target {other} too", shown_key(name));
+                        self.d.fault_hint(name.place, message, "one target serves a socket".to_owned());
+                    }
+                }
                 built.insert(target.name.clone(), Arc::new(target));
             }
         }
@@ -112,5 +120,12 @@ impl Builder<'_> {
     pub(super) fn hands_over(raw: &RawTarget) -> bool {
         use crate::config::model::OnChange;
         matches!(raw.reload.get(), Some(RawReload::Exec(exec)) if *exec.on_change == OnChange::Handover)
+    }
+}
+
+fn listened(reload: &ReloadConfig) -> &[Listen] {
+    match reload {
+        ReloadConfig::Exec(exec) => &exec.listen,
+        _ => &[],
     }
 }

@@ -58,13 +58,13 @@ record! {
         command: Option<Command>,
         /// Variables added to its environment; values are Tera text. A change of one restarts it.
         env: Option<Table<TeraValue>>,
-        /// What a change of its files does. `handover` is not built yet.
+        /// What a change of its files does. `handover` starts the new process beside the old one: see handover.md.
         on_change: OnChange = "restart",
-        /// Sockets kept open for it, as host:port or unix:/path; for `handover`.
+        /// Sockets kept open over its restarts and passed to it (LISTEN_FDS), as tcp://0.0.0.0:4000, [::]:4000 or unix:///path?mode=0660.
         listen: Option<Vec<At<Text>>>,
         /// From TERM to KILL.
         stop_timeout: Span<0> = "10s",
-        /// How long an old process may drain; for `handover`.
+        /// With `handover`, how long the old process may take to end after TERM.
         drain: Span<0> = "30s",
         /// User to run as, by name or number; by default the agent's own.
         user: Option<Owner>,

@@ -18,7 +18,7 @@ use crate::process::reap;
 use crate::reload::ReloadError;
 
 /// The variable that marks a supervised process and its descendants: `DIGEST/TARGET`, the digest one of the state
-/// directory under its own key.
+/// directory under its own key; with `on_change: handover`, `DIGEST/TARGET#SERIAL`, so that two are told apart.
 pub const MARK: &str = "LEASEHOLD_PROCESS";
 /// How long a killed process may take to be gone: longer only if it hangs in the kernel.
 const KILL_WAIT: Duration = Duration::from_secs(10);
@@ -47,30 +47,35 @@ pub(super) fn digest(key: &Key, state_dir: &Path) -> String {
 /// Ends what an agent on this state directory left running when it was killed: TERM, then KILL after the target's
 /// `stop_timeout` (asked with None for a target that is not known any more), and waits until all of it is gone. No
 /// target waits for another's. For the agent's start, once it holds the lock on the state directory; each start of a
-/// process does the same again for its own target.
+/// process does the same again for its own target. A target that is to be spared is left for that: its process serves
+/// until a new one has taken its place.
 pub async fn sweep_leftovers(
     state_dir: &Path,
     key: &Key,
     stop_timeout: impl Fn(Option<&str>) -> Duration,
+    spare: impl Fn(&str) -> bool,
 ) -> Result<Vec<Leftover>, ReloadError> {
     let cannot = |e| ReloadError::failed(format!("cannot look for leftover processes in {}: {e}", state_dir.display()));
     let targets = Record::targets(state_dir).map_err(cannot)?;
+    let (spared, targets): (Vec<String>, Vec<String>) = targets.into_iter().partition(|target| spare(target));
     let sweeps = targets.into_iter().map(|target| {
         let stop_timeout = stop_timeout(Some(&target));
         async move {
             let quarry = Quarry {
-                record: Record::read(state_dir, &target).map_err(cannot)?,
-                mark: mark(key, state_dir, &target),
-                any: false,
+                records: records(state_dir, &target).map_err(cannot)?,
+                marks: Marks::Target(mark(key, state_dir, &target)),
+                except: Vec::new(),
             };
             let processes = quarry.end(stop_timeout).await?;
-            Record::remove(state_dir, &target).map_err(cannot)?;
+            Record::remove_all(state_dir, &target).map_err(cannot)?;
             Ok(Leftover { target: Some(target), processes })
         }
     });
     let swept: Vec<Leftover> = join_all(sweeps).await.into_iter().collect::<Result<_, ReloadError>>()?;
     let mut swept: Vec<Leftover> = swept.into_iter().filter(|leftover| leftover.processes > 0).collect();
-    let rest = Quarry { record: None, mark: format!("{}/", digest(key, state_dir)), any: true };
+    let except = spared.iter().map(|target| Except::Target(mark(key, state_dir, target)));
+    let marks = Marks::All(format!("{}/", digest(key, state_dir)));
+    let rest = Quarry { records: Vec::new(), marks, except: except.collect() };
     let processes = rest.end(stop_timeout(None)).await?;
     if processes > 0 {
         swept.push(Leftover { target: None, processes });
@@ -83,18 +88,60 @@ pub(super) fn mark(key: &Key, state_dir: &Path, target: &str) -> String {
     format!("{}/{target}", digest(key, state_dir))
 }
 
+/// The records of a target's processes, whatever they are to it.
+pub(super) fn records(state_dir: &Path, target: &str) -> io::Result<Vec<Record>> {
+    Ok(Record::all(state_dir, target)?.into_iter().map(|(_, record)| record).collect())
+}
+
+/// Which marks.
+#[derive(Debug, Clone)]
+pub(super) enum Marks {
+    /// This one: of one process and its descendants.
+    One(String),
+    /// All of a target.
+    Target(String),
+    /// All that begin so: of a state directory.
+    All(String),
+}
+
+impl Marks {
+    fn cover(&self, value: &[u8]) -> bool {
+        match self {
+            Self::One(mark) => value == mark.as_bytes(),
+            Self::Target(mark) => {
+                value.strip_prefix(mark.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'#')
+            }
+            Self::All(beginning) => value.starts_with(beginning.as_bytes()),
+        }
+    }
+}
+
+/// What is left alone.
+#[derive(Debug, Clone)]
+pub(super) enum Except {
+    /// A process, its group, and its descendants.
+    Process(Record),
+    /// All of a target that has this mark.
+    Target(String),
+}
+
 /// What is to be ended.
 #[derive(Debug, Clone)]
 pub(super) struct Quarry {
-    /// The process that was started, and with it its group.
-    pub record: Option<Record>,
-    /// The mark.
-    pub mark: String,
-    /// Whether `mark` is only the beginning of it.
-    pub any: bool,
+    /// The processes that were started, and with them their groups.
+    pub records: Vec<Record>,
+    /// Their marks.
+    pub marks: Marks,
+    /// What is not to be ended.
+    pub except: Vec<Except>,
 }
 
 impl Quarry {
+    /// One process and what came of it.
+    pub(super) fn of(record: &Record) -> Self {
+        Self { records: vec![record.clone()], marks: Marks::One(record.mark.clone()), except: Vec::new() }
+    }
+
     /// TERM to all, KILL to what is left after `stop_timeout`; answers how many there were. What it answers `Ok` for is
     /// gone, or a zombie of somebody else's. An error: something may still run.
     pub(super) async fn end(&self, stop_timeout: Duration) -> Result<usize, ReloadError> {
@@ -131,8 +178,15 @@ impl Quarry {
         }
     }
 
-    /// Off the runtime's thread: reading the environment of a process that hangs in the kernel can hang too.
-    async fn find(&self) -> Result<Vec<Stat>, ReloadError> {
+    fn spares(&self, mark: &[u8]) -> bool {
+        self.except.iter().any(|except| match except {
+            Except::Process(record) => mark == record.mark.as_bytes(),
+            Except::Target(target) => Marks::Target(target.clone()).cover(mark),
+        })
+    }
+
+    /// What there is of it, alive. Off the runtime's thread: reading the environment of a process that hangs in the kernel can hang too.
+    pub(super) async fn find(&self) -> Result<Vec<Stat>, ReloadError> {
         let quarry = self.clone();
         let found = tokio::task::spawn_blocking(move || quarry.look()).await.map_err(io::Error::other);
         found.and_then(|found| found).map_err(|e| ReloadError::failed(format!("cannot read /proc: {e}")))
@@ -153,20 +207,42 @@ impl Quarry {
     /// Also answers whether there is a process of which it cannot be said.
     fn look_once(&self) -> io::Result<(Vec<Stat>, bool)> {
         let own = i32::try_from(std::process::id()).unwrap_or(0);
-        let record = self.record.as_ref().filter(|record| record.of_this_boot());
         let all = procfs::all()?;
-        let leader = record.and_then(|record| all.iter().find(|stat| stat.pid == record.pid)).cloned();
+        let families: Vec<Family> = self.records.iter().filter_map(|record| Family::of(record, &all)).collect();
+        let spared = self.except.iter().filter_map(|except| match except {
+            Except::Process(record) => Family::of(record, &all),
+            Except::Target(_) => None,
+        });
+        let spared: Vec<Family> = spared.collect();
         let ours = |stat: &Stat| {
-            record.is_some_and(|record| record.covers(stat, leader.as_ref()))
-                || procfs::environ_has(stat.pid, MARK, |value| {
-                    if self.any { value.starts_with(self.mark.as_bytes()) } else { value == self.mark.as_bytes() }
-                })
+            if spared.iter().any(|family| family.covers(stat)) {
+                return false;
+            }
+            families.iter().any(|family| family.covers(stat))
+                || procfs::environ_has(stat.pid, MARK, |value| self.marks.cover(value) && !self.spares(value))
         };
         let alive = all.into_iter().filter(|stat| stat.alive() && stat.pid != own);
         let (found, strangers): (Vec<Stat>, Vec<Stat>) = alive.partition(ours);
         // Asked after its environment: one that has come out of execve(2) in between must be asked again.
         let undecided = found.is_empty() && strangers.iter().any(|stat| procfs::in_execve(stat.pid) || ours(stat));
         Ok((found, undecided))
+    }
+}
+
+/// A recorded process and its group, as they are now.
+struct Family<'a> {
+    record: &'a Record,
+    leader: Option<Stat>,
+}
+
+impl<'a> Family<'a> {
+    fn of(record: &'a Record, all: &[Stat]) -> Option<Self> {
+        let leader = || all.iter().find(|stat| stat.pid == record.pid).cloned();
+        record.of_this_boot().then(|| Self { record, leader: leader() })
+    }
+
+    fn covers(&self, stat: &Stat) -> bool {
+        self.record.covers(stat, self.leader.as_ref())
     }
 }
 

@@ -2,25 +2,31 @@
 //!
 //! It leads a process group of its own. Its pid is on disk before its program runs, and its environment carries a mark,
 //! so that an agent that was killed finds it again ([`sweep_leftovers`]); it is told TERM when the agent dies. Nothing is
-//! started while anything of the one before is left. Restarting one that dies by itself is the caller's, who asks
+//! started while anything of the one before is left, but for `on_change: handover` (handover.rs): there two may run, never
+//! three, and what serves outlives the agent. Restarting one that dies by itself is the caller's, who asks
 //! [`next_restart`] when: this module only says that it [`died`](Reload::died).
 //!
 //! The futures must be polled on the agent's main thread: the kernel takes the end of the thread that started the
 //! process for the end of the agent (prctl(2), PR_SET_PDEATHSIG).
 
+mod adopt;
 mod backoff;
+mod handover;
+mod leaving;
 mod leftover;
 mod record;
+mod sockets;
 mod spawn;
 mod trampoline;
 mod wire;
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, Uid, User};
 use tokio::time::timeout;
@@ -34,11 +40,14 @@ use crate::secret::SecretBytes;
 
 pub use backoff::next_restart;
 pub use leftover::{Leftover, MARK, sweep_leftovers};
+pub use sockets::Sockets;
 pub use trampoline::{TRAMPOLINE, is_trampoline, trampoline_main};
 
-use leftover::Quarry;
-use record::Record;
-use spawn::Running;
+use leaving::Leaving;
+use leftover::{Except, Marks, Quarry};
+use record::{Record, Slot};
+use sockets::Kept;
+use spawn::{Running, Start};
 use wire::Instructions;
 
 /// How long a process whose group was ended may take to be reaped.
@@ -97,6 +106,9 @@ impl Process {
             core: self.context.original_core,
             agent: std::process::id(),
             foreground: self.has_terminal(),
+            // It serves on until the next agent has something better.
+            outlives: self.config.on_change == OnChange::Handover,
+            listen: Vec::new(),
         }
     }
 
@@ -121,12 +133,21 @@ fn login(config: &ExecReload) -> Vec<(String, String)> {
         .to_vec()
 }
 
-/// Supervises one process.
+/// Supervises one process, or two while one takes the other's place.
 pub(super) struct Exec {
     process: Process,
+    /// The newest process.
     running: Option<Running>,
-    /// Digest of the `env` that the running process was started with.
-    env: String,
+    /// The process that serves while the newest one is on trial beside it.
+    before: Option<Running>,
+    /// What an agent that was killed left serving: until a new process is settled.
+    orphan: Option<Record>,
+    /// Whether such was looked for.
+    looked: bool,
+    /// What ends in the background.
+    leaving: Vec<Leaving>,
+    /// The sockets of `listen` that are open.
+    sockets: Vec<Arc<Kept>>,
     /// An end that `died` has not told of yet.
     untold: Option<Exit>,
     forward: Forward,
@@ -135,29 +156,43 @@ pub(super) struct Exec {
 impl Exec {
     pub(super) fn new(config: ExecReload, context: Context) -> Self {
         let mark = leftover::mark(&context.key, &context.state_dir, &context.target);
+        let sockets = context.sockets.claim(&context.target, &config.listen);
         let process = Process { login: login(&config), config, context, mark };
-        Self { process, running: None, env: String::new(), untold: None, forward: Forward::default() }
+        Self {
+            process,
+            running: None,
+            before: None,
+            orphan: None,
+            looked: false,
+            leaving: Vec::new(),
+            sockets,
+            untold: None,
+            forward: Forward::default(),
+        }
     }
 
     async fn take_up(&mut self, change: Change<'_>) -> Result<Taken, ReloadError> {
         self.notice();
         let env = self.digest(change.env);
-        let Some(running) = &self.running else { return self.start(&change, env).await };
+        if self.hands_over() {
+            return self.hand_over(&change, env).await;
+        }
+        let Some(running) = &self.running else { return self.start(&change, env, Slot::Serving).await };
         match self.process.config.on_change {
-            _ if env == self.env && !change.files_changed => Ok(Taken::Done),
-            OnChange::Signal(signal) if env == self.env => {
+            _ if env == running.env && !change.files_changed => Ok(Taken::Done),
+            OnChange::Signal(signal) if env == running.env => {
                 let (pid, pidfd) = (running.pid, Arc::clone(&running.pidfd));
                 let told = signal_and_watch(pid, &pidfd, signal).await;
                 self.notice();
                 match told {
                     // It died before it could be told: then it reads everything anew.
-                    Ok(Taken::NotRunning) => self.start(&change, env).await,
+                    Ok(Taken::NotRunning) => self.start(&change, env, Slot::Serving).await,
                     told => told,
                 }
             }
             OnChange::Signal(_) | OnChange::Restart | OnChange::Handover => {
                 self.end().await?;
-                self.start(&change, env).await
+                self.start(&change, env, Slot::Serving).await
             }
         }
     }
@@ -167,80 +202,138 @@ impl Exec {
         env.iter().fold(digest, |digest, (name, value)| digest.part(name.as_bytes()).part(value.expose())).hex(32)
     }
 
-    /// Only ever called with nothing running: what is left of earlier ones is ended first.
-    async fn start(&mut self, change: &Change<'_>, env: String) -> Result<Taken, ReloadError> {
+    /// Only ever called with nothing running but what is to be taken over from: what is left of earlier ones is ended first.
+    async fn start(&mut self, change: &Change<'_>, env: String, slot: Slot) -> Result<Taken, ReloadError> {
         let (state_dir, target) = (self.process.state_dir(), self.process.context.target.clone());
-        let record = Record::read(&state_dir, &target)
+        let records = leftover::records(&state_dir, &target)
             .map_err(|e| ReloadError::failed(format!("cannot read which process ran before: {e}")))?;
-        let left = self.quarry(record).end(self.process.config.stop_timeout).await?;
+        let left = self.quarry(records).end(self.process.config.stop_timeout).await?;
         if left > 0 {
             tracing::info!(target_name = %target, processes = left, "ended what an earlier process had left behind");
         }
-        let running = spawn::start(&self.process, change.env).await?;
+        self.open_sockets()?;
+        let (mark, private) = self.own()?;
+        let start = Start {
+            env: change.env,
+            digest: env,
+            mark,
+            generation: change.generation,
+            slot,
+            public: self.sockets.iter().map(|kept| kept.as_fd()).collect(),
+            private,
+        };
+        let running = spawn::start(&self.process, start).await?;
         tracing::info!(target_name = %target, generation = change.generation, pid = running.pid, "process started");
-        self.forward.set(Some(Arc::clone(&running.pidfd)));
+        if self.before.is_none() {
+            self.forward.set(Some(Arc::clone(&running.pidfd)));
+        }
         self.untold = None;
-        self.env = env;
         self.running = Some(running);
         Ok(Taken::Done)
     }
 
-    fn quarry(&self, record: Option<Record>) -> Quarry {
-        Quarry { record, mark: self.process.mark.clone(), any: false }
+    /// Opens the sockets of `listen` that are not open yet, in their order.
+    fn open_sockets(&mut self) -> Result<(), ReloadError> {
+        let (listen, context) = (&self.process.config.listen, &self.process.context);
+        let mut sockets = Vec::new();
+        for address in listen {
+            let kept = match self.sockets.iter().find(|kept| kept.address == *address) {
+                Some(kept) => Arc::clone(kept),
+                None => Arc::new(Kept::open(address, listen)?),
+            };
+            context.sockets.keep(&context.target, &kept);
+            sockets.push(kept);
+        }
+        self.sockets = sockets;
+        Ok(())
     }
 
-    /// Ends the process, its group and its marked descendants, and reaps it.
+    /// Everything of the target but what serves, or is on its way out.
+    fn quarry(&self, records: Vec<Record>) -> Quarry {
+        let serving = self.before.iter().map(|running| &running.record).chain(&self.orphan);
+        let spared = serving.chain(self.leaving.iter().map(|leaving| &leaving.record));
+        let except = spared.cloned().map(Except::Process).collect();
+        Quarry { records, marks: Marks::Target(self.process.mark.clone()), except }
+    }
+
+    /// Ends every process of the target, its group and its marked descendants, and reaps it.
     async fn end(&mut self) -> Result<Option<Exit>, ReloadError> {
         let stop_timeout = self.process.config.stop_timeout;
-        let Some(running) = &mut self.running else {
-            let record = Record::read(&self.process.context.state_dir, &self.process.context.target).ok().flatten();
-            self.quarry(record).end(stop_timeout).await?;
-            self.forget_record();
-            return Ok(self.untold.take());
-        };
-        let (pid, record) = (running.pid, running.record.clone());
-        self.quarry(Some(record)).end(stop_timeout).await?;
-        let Some(running) = &mut self.running else { return Ok(None) };
-        let exit = match timeout(REAP_WAIT, running.reap()).await {
-            Ok(exit) => exit,
-            // Its first thread has ended, others have not: /proc shows it as a zombie.
-            Err(_) => {
-                let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-                timeout(REAP_WAIT, running.reap()).await.map_err(|_| {
-                    let text = format!("{} (pid {pid}) was killed but does not end", self.process.name());
-                    ReloadError::timed_out(text)
-                })?
-            }
-        };
+        for leaving in &self.leaving {
+            leaving.within(stop_timeout);
+        }
+        let context = &self.process.context;
+        let records = leftover::records(&context.state_dir, &context.target).unwrap_or_default();
+        let mut quarry = self.quarry(records);
+        let ours =
+            self.running.iter().chain(&self.before).map(|running| running.record.clone()).chain(self.orphan.take());
+        quarry.records.extend(ours);
+        quarry.except = self.leaving.iter().map(|leaving| Except::Process(leaving.record.clone())).collect();
+        quarry.end(stop_timeout).await?;
+        let mut exit = self.untold.take();
+        for ended in [self.running.as_mut(), self.before.as_mut()].into_iter().flatten() {
+            exit = Some(reaped(&self.process.name(), ended).await?);
+        }
+        (self.running, self.before) = (None, None);
         self.gone();
+        for leaving in std::mem::take(&mut self.leaving) {
+            leaving.gone().await;
+        }
         reap::reap_orphans();
-        self.forget_record();
-        Ok(Some(exit.unwrap_or_else(|error| unknown(&error))))
+        self.forget_records();
+        Ok(exit)
     }
 
-    /// Takes note of a process that has ended.
+    /// Takes note of processes that have ended.
     fn notice(&mut self) {
         if let Some(exit) = self.running.as_mut().and_then(Running::ended) {
             self.untold = Some(exit);
-            self.gone();
+            self.died_by_itself();
         }
+        self.notice_before();
+        self.leaving.retain(|leaving| !leaving.is_gone());
     }
 
+    fn died_by_itself(&mut self) {
+        let running = self.running.take();
+        if let Some(running) = running.filter(|_| self.before.is_some() || self.orphan.is_some()) {
+            // What it left must not serve on; where nothing else serves, the next start ends that first.
+            self.leave(running, Duration::ZERO);
+        }
+        self.gone();
+    }
+
+    /// The newest process is gone: signals go to the one that is left, if one is.
     fn gone(&mut self) {
-        self.running = None;
-        self.forward.set(None);
+        self.forward.set(self.before.as_ref().map(|before| Arc::clone(&before.pidfd)));
         if self.process.has_terminal() {
             trampoline::take_terminal(rustix::process::getpgrp());
         }
     }
 
-    fn forget_record(&self) {
+    fn forget_records(&self) {
         let context = &self.process.context;
-        if let Err(error) = Record::remove(&context.state_dir, &context.target) {
+        if let Err(error) = Record::remove_all(&context.state_dir, &context.target) {
             // It names a process that is gone, which the next look finds out.
             tracing::warn!(target_name = %context.target, %error, "cannot remove process.json");
         }
     }
+}
+
+/// Reaps a process whose group was ended.
+async fn reaped(name: &str, running: &mut Running) -> Result<Exit, ReloadError> {
+    let pid = running.pid;
+    let exit = match timeout(REAP_WAIT, running.reap()).await {
+        Ok(exit) => exit,
+        // Its first thread has ended, others have not: /proc shows it as a zombie.
+        Err(_) => {
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            timeout(REAP_WAIT, running.reap())
+                .await
+                .map_err(|_| ReloadError::timed_out(format!("{name} (pid {pid}) was killed but does not end")))?
+        }
+    };
+    Ok(exit.unwrap_or_else(|error| unknown(&error)))
 }
 
 /// Its status was taken by somebody else.
@@ -258,7 +351,7 @@ impl Reload for Exec {
 
     fn running(&mut self) -> BoxFuture<'_, Result<bool, ReloadError>> {
         self.notice();
-        Box::pin(async { Ok(self.running.is_some()) })
+        Box::pin(async { Ok(self.running.is_some() || self.before.is_some()) })
     }
 
     fn died(&mut self) -> BoxFuture<'_, Exit> {
@@ -268,13 +361,32 @@ impl Reload for Exec {
             }
             let Some(running) = &mut self.running else { return std::future::pending().await };
             let exit = running.reap().await.unwrap_or_else(|error| unknown(&error));
-            self.gone();
+            self.died_by_itself();
             exit
         })
     }
 
     fn stop(&mut self) -> BoxFuture<'_, Result<Option<Exit>, ReloadError>> {
         Box::pin(self.end())
+    }
+
+    fn halt(&mut self) -> BoxFuture<'_, Result<Option<Exit>, ReloadError>> {
+        Box::pin(self.halt_trial())
+    }
+
+    fn settle(&mut self, generation: u64) {
+        if self.hands_over() {
+            self.settle_on(generation);
+        }
+    }
+
+    fn drained(&self) -> Option<BoxFuture<'static, ()>> {
+        let leaving: Vec<_> = self.leaving.iter().filter(|leaving| !leaving.is_gone()).map(Leaving::end).collect();
+        if leaving.is_empty() { None } else { Some(Box::pin(async { drop(join_all(leaving).await) })) }
+    }
+
+    fn private(&self) -> Option<PathBuf> {
+        self.running.as_ref().and_then(Running::private)
     }
 
     fn forward(&self) -> Option<Forward> {

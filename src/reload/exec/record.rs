@@ -1,5 +1,5 @@
 //! `targets/NAME/process.json`: which process was started for a target, written before its program runs. What an agent
-//! that comes back after a crash knows of it.
+//! that comes back after a crash knows of it. In a handover there are two, each with a record of its own.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,8 +10,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::procfs::{self, Stat};
 
-const FILE: &str = "process.json";
 const TARGETS: &str = "targets";
+
+/// What a process is to its target, as its record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// It serves.
+    Serving,
+    /// It was started beside the one that serves, and is not committed yet.
+    Trial,
+    /// It served, and was told to end.
+    Leaving,
+}
+
+impl Slot {
+    const ALL: [Self; 3] = [Self::Serving, Self::Trial, Self::Leaving];
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Serving => "process.json",
+            Self::Trial => "process-trial.json",
+            Self::Leaving => "process-leaving.json",
+        }
+    }
+}
 
 /// A process by all that names it for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +48,14 @@ pub(super) struct Record {
     pub session: i32,
     /// The target.
     pub target: String,
+    /// What its environment carries (`LEASEHOLD_PROCESS`), and that of its descendants.
+    #[serde(default)]
+    pub mark: String,
 }
 
 impl Record {
     /// Of a process that lives and is our child, so that the number cannot be reused meanwhile.
-    pub(super) fn of(pid: i32, target: &str) -> io::Result<Self> {
+    pub(super) fn of(pid: i32, target: &str, mark: &str) -> io::Result<Self> {
         let stat = procfs::stat(pid)?.ok_or_else(|| io::Error::other("it is already gone"))?;
         Ok(Self {
             pid,
@@ -38,6 +63,7 @@ impl Record {
             boot_id: procfs::boot_id()?,
             session: stat.session,
             target: target.to_owned(),
+            mark: mark.to_owned(),
         })
     }
 
@@ -59,8 +85,8 @@ impl Record {
     }
 
     /// Writes it so that it survives a crash of the machine.
-    pub(super) fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let path = path(state_dir, &self.target);
+    pub(super) fn write(&self, state_dir: &Path, slot: Slot) -> io::Result<()> {
+        let path = path(state_dir, &self.target, slot);
         let folder = path.parent().unwrap_or(state_dir);
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let temporary = path.with_extension("json.tmp");
@@ -72,20 +98,36 @@ impl Record {
     }
 
     /// None: there is none, or it was never finished.
-    pub(super) fn read(state_dir: &Path, target: &str) -> io::Result<Option<Self>> {
-        match fs::read(path(state_dir, target)) {
+    pub(super) fn read(state_dir: &Path, target: &str, slot: Slot) -> io::Result<Option<Self>> {
+        match fs::read(path(state_dir, target, slot)) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Forgets it. One that is gone is no error.
-    pub(super) fn remove(state_dir: &Path, target: &str) -> io::Result<()> {
-        match fs::remove_file(path(state_dir, target)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+    /// All of a target's.
+    pub(super) fn all(state_dir: &Path, target: &str) -> io::Result<Vec<(Slot, Self)>> {
+        let mut all = Vec::new();
+        for slot in Slot::ALL {
+            all.extend(Self::read(state_dir, target, slot)?.map(|record| (slot, record)));
         }
+        Ok(all)
+    }
+
+    /// Forgets one. One that is gone is no error.
+    pub(super) fn remove(state_dir: &Path, target: &str, slot: Slot) -> io::Result<()> {
+        absent_is_fine(fs::remove_file(path(state_dir, target, slot)))
+    }
+
+    /// Forgets all of a target's.
+    pub(super) fn remove_all(state_dir: &Path, target: &str) -> io::Result<()> {
+        Slot::ALL.into_iter().try_for_each(|slot| Self::remove(state_dir, target, slot))
+    }
+
+    /// Another role for a process, in one rename; the one that had it is forgotten.
+    pub(super) fn rename(state_dir: &Path, target: &str, from: Slot, to: Slot) -> io::Result<()> {
+        absent_is_fine(fs::rename(path(state_dir, target, from), path(state_dir, target, to)))
     }
 
     /// Names of all targets that may have one.
@@ -98,8 +140,15 @@ impl Record {
     }
 }
 
-fn path(state_dir: &Path, target: &str) -> PathBuf {
-    state_dir.join(TARGETS).join(target).join(FILE)
+fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn path(state_dir: &Path, target: &str, slot: Slot) -> PathBuf {
+    state_dir.join(TARGETS).join(target).join(slot.file())
 }
 
 #[cfg(test)]
@@ -112,7 +161,14 @@ mod tests {
 
     #[test]
     fn a_record_covers_its_process_and_its_group_but_no_stranger_with_the_number() {
-        let record = Record { pid: 50, start_ticks: 1000, boot_id: "b".into(), session: 7, target: "t".into() };
+        let record = Record {
+            pid: 50,
+            start_ticks: 1000,
+            boot_id: "b".into(),
+            session: 7,
+            target: "t".into(),
+            mark: "m".into(),
+        };
         let leader = stat(50, 50, 7, 1000);
         assert!(record.covers(&leader, Some(&leader)));
         assert!(record.covers(&stat(51, 50, 7, 1001), Some(&leader)));
@@ -127,16 +183,21 @@ mod tests {
     #[test]
     fn a_record_is_read_back_and_half_of_one_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        let record = Record { pid: 50, start_ticks: 1, boot_id: "b".into(), session: 7, target: "t".into() };
-        assert_eq!(Record::read(dir.path(), "t").unwrap(), None);
-        Record::remove(dir.path(), "t").unwrap();
-        record.write(dir.path()).unwrap();
-        assert_eq!(Record::read(dir.path(), "t").unwrap(), Some(record.clone()));
+        let record =
+            Record { pid: 50, start_ticks: 1, boot_id: "b".into(), session: 7, target: "t".into(), mark: "m".into() };
+        assert_eq!(Record::read(dir.path(), "t", Slot::Serving).unwrap(), None);
+        Record::remove(dir.path(), "t", Slot::Serving).unwrap();
+        record.write(dir.path(), Slot::Serving).unwrap();
+        assert_eq!(Record::read(dir.path(), "t", Slot::Serving).unwrap(), Some(record.clone()));
+        Record::rename(dir.path(), "t", Slot::Serving, Slot::Leaving).unwrap();
+        assert_eq!(Record::all(dir.path(), "t").unwrap(), [(Slot::Leaving, record.clone())]);
+        Record::rename(dir.path(), "t", Slot::Leaving, Slot::Serving).unwrap();
+        Record::rename(dir.path(), "t", Slot::Trial, Slot::Serving).unwrap();
         assert_eq!(Record::targets(dir.path()).unwrap(), ["t"]);
         assert!(!record.of_this_boot());
-        fs::write(path(dir.path(), "t"), "{\"pid\":5").unwrap();
-        assert_eq!(Record::read(dir.path(), "t").unwrap(), None);
-        Record::remove(dir.path(), "t").unwrap();
-        assert_eq!(Record::read(dir.path(), "t").unwrap(), None);
+        fs::write(path(dir.path(), "t", Slot::Serving), "{\"pid\":5").unwrap();
+        assert_eq!(Record::read(dir.path(), "t", Slot::Serving).unwrap(), None);
+        Record::remove(dir.path(), "t", Slot::Serving).unwrap();
+        assert_eq!(Record::read(dir.path(), "t", Slot::Serving).unwrap(), None);
     }
 }

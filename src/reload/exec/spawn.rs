@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::leftover::MARK;
-use super::record::Record;
+use super::record::{Record, Slot};
+use super::sockets::Private;
 use super::trampoline::TRAMPOLINE;
 use super::wire::{self, Failure, Instructions, Step};
 use super::{Process, Stdin};
@@ -32,8 +34,30 @@ use crate::secret::SecretBytes;
 const START_WAIT: Duration = Duration::from_secs(30);
 /// How long a killed process may take to be reaped.
 const REAP_WAIT: Duration = Duration::from_secs(5);
+/// Standard input, 32 sockets of `listen`, a private one; the kernel takes 253.
+pub(super) const DESCRIPTORS_MAX: usize = 40;
+/// What LISTEN_FDNAMES says of the sockets of `listen`, and of the private one.
+const NAMES: [&str; 2] = ["public", "private"];
 /// An answer is never longer.
 const ANSWER_MAX: u64 = 64 * 1024;
+
+/// What is this one's own of a process that is to be started.
+pub(super) struct Start<'a> {
+    /// Its environment: the target's `env`.
+    pub env: &'a [(String, SecretBytes)],
+    /// The digest of that.
+    pub digest: String,
+    /// What it carries in its environment.
+    pub mark: String,
+    /// Which generation's it is.
+    pub generation: u64,
+    /// What it is to its target.
+    pub slot: Slot,
+    /// The sockets that all of the target's processes share.
+    pub public: Vec<BorrowedFd<'a>>,
+    /// The one that is its own.
+    pub private: Option<(Private, OwnedFd)>,
+}
 
 /// A process that is ours: its group is killed if this is dropped without an orderly end.
 pub(super) struct Running {
@@ -41,11 +65,22 @@ pub(super) struct Running {
     pub pidfd: Arc<Pidfd>,
     pub child: Child,
     pub record: Record,
+    pub slot: Slot,
+    /// The generation that it has taken up.
+    pub generation: u64,
+    /// Digest of the `env` that it was started with.
+    pub env: String,
+    private: Option<Private>,
     group: GroupGuard,
     _owned: Owned,
 }
 
 impl Running {
+    /// Where it is asked alone.
+    pub fn private(&self) -> Option<PathBuf> {
+        self.private.as_ref().map(|private| private.path().to_owned())
+    }
+
     /// Waits for its end and reaps it. Cancel-safe.
     pub async fn reap(&mut self) -> io::Result<crate::process::Exit> {
         let status = self.child.wait().await?;
@@ -73,37 +108,57 @@ impl Drop for GroupGuard {
 }
 
 /// Starts the process; answers once the program itself runs. On an error nothing runs.
-pub(super) async fn start(process: &Process, env: &[(String, SecretBytes)]) -> Result<Running, ReloadError> {
-    let instructions = process.instructions();
-    let message = instructions_message(process, &instructions, env)?;
+pub(super) async fn start(process: &Process, mut start: Start<'_>) -> Result<Running, ReloadError> {
+    let (private, socket) = start.private.take().unzip();
+    let public = start.public.iter().map(|_| NAMES[0]);
+    let listen = public.chain(socket.iter().map(|_| NAMES[1])).map(str::to_owned);
+    let instructions = Instructions { listen: listen.collect(), ..process.instructions() };
+    let message = instructions_message(process, &instructions, start.env, &start.mark)?;
     let cannot = |what: &str, error: io::Error| ReloadError::failed(format!("{}: {what}: {error}", process.name()));
     let (control, theirs) = UnixStream::pair().map_err(|e| cannot("no socket for it", e))?;
-    let mut running = spawn(process, theirs)?;
-    let failed = match go(process, &mut running, control, &message).await {
+    let mut running = spawn(process, &start, private, theirs)?;
+    let sockets: Vec<BorrowedFd<'_>> = start.public.iter().copied().chain(socket.as_ref().map(AsFd::as_fd)).collect();
+    let failed = match go(process, &mut running, control, &sockets, &message).await {
         Ok(None) => return Ok(running),
         Ok(Some(failure)) => explain(process, &instructions, &failure),
         Err(error) => error,
     };
     let _ = killpg(Pid::from_raw(running.pid), Signal::SIGKILL);
     let _ = timeout(REAP_WAIT, running.reap()).await;
-    let _ = Record::remove(&process.context.state_dir, &process.context.target);
+    let _ = Record::remove(&process.context.state_dir, &process.context.target, start.slot);
     Err(failed)
 }
 
-fn spawn(process: &Process, control: UnixStream) -> Result<Running, ReloadError> {
+fn spawn(
+    process: &Process,
+    start: &Start<'_>,
+    private: Option<Private>,
+    control: UnixStream,
+) -> Result<Running, ReloadError> {
     let cannot = |error: io::Error| ReloadError::failed(format!("{}: cannot start a process: {error}", process.name()));
     let context = &process.context;
     let mut command = Command::new(&context.trampoline);
     command.arg0("agent").arg(TRAMPOLINE).arg(context.target.as_ref());
-    command.env_clear().env(MARK, &process.mark).process_group(0);
+    command.env_clear().env(MARK, &start.mark).process_group(0);
     command.stdin(Stdio::from(OwnedFd::from(control)));
     // The socket's other end goes with `command`, at the end of this function: the trampoline's copy is the only one then.
     let (child, pid, owned) = reap::spawn_owned(&mut command).map_err(cannot)?;
     let group = GroupGuard(Some(pid));
     let pidfd =
         Pidfd::open(pid).and_then(|pidfd| pidfd.ok_or_else(|| io::Error::other("it is gone"))).map_err(cannot)?;
-    let record = Record::of(pid, &context.target).map_err(cannot)?;
-    Ok(Running { pid, pidfd: Arc::new(pidfd), child, record, group, _owned: owned })
+    let record = Record::of(pid, &context.target, &start.mark).map_err(cannot)?;
+    Ok(Running {
+        pid,
+        pidfd: Arc::new(pidfd),
+        child,
+        record,
+        slot: start.slot,
+        generation: start.generation,
+        env: start.digest.clone(),
+        private,
+        group,
+        _owned: owned,
+    })
 }
 
 /// Records it, then lets it go on. None: the program runs.
@@ -111,11 +166,12 @@ async fn go(
     process: &Process,
     running: &mut Running,
     control: UnixStream,
+    sockets: &[BorrowedFd<'_>],
     message: &[u8],
 ) -> Result<Option<Failure>, ReloadError> {
     let name = process.name();
-    let (record, state_dir) = (running.record.clone(), process.context.state_dir.clone());
-    let written = tokio::task::spawn_blocking(move || record.write(&state_dir)).await.map_err(io::Error::other);
+    let (record, slot, state_dir) = (running.record.clone(), running.slot, process.context.state_dir.clone());
+    let written = tokio::task::spawn_blocking(move || record.write(&state_dir, slot)).await.map_err(io::Error::other);
     written.and_then(|written| written).map_err(|e| {
         ReloadError::failed(format!(
             "{name}: cannot record the process in the state directory, so it was not started: {e}"
@@ -123,7 +179,7 @@ async fn go(
     })?;
     let talk = async {
         control.set_nonblocking(true)?;
-        send_stdin(&control, process.context.stdin)?;
+        send_descriptors(&control, process.context.stdin, sockets)?;
         let mut control = tokio::net::UnixStream::from_std(control)?;
         // A trampoline that has already given up says why in its answer.
         let sent = control.write_all(message).await;
@@ -144,16 +200,18 @@ async fn go(
     }
 }
 
-fn send_stdin(control: &UnixStream, stdin: Stdin) -> io::Result<()> {
+fn send_descriptors(control: &UnixStream, stdin: Stdin, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
     let own = std::io::stdin();
-    let descriptors = [own.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
     // A closed standard input cannot be passed on: /dev/null then.
-    if stdin == Stdin::Inherit && rustix::io::fcntl_getfd(own.as_fd()).is_ok() {
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let with_stdin = stdin == Stdin::Inherit && rustix::io::fcntl_getfd(own.as_fd()).is_ok();
+    let stdin = with_stdin.then(|| own.as_fd());
+    let descriptors: Vec<BorrowedFd<'_>> = stdin.into_iter().chain(sockets.iter().copied()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("too many sockets"));
     }
-    rustix::net::sendmsg(control, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(control, &[IoSlice::new(&[u8::from(with_stdin)])], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
@@ -162,6 +220,7 @@ fn instructions_message(
     process: &Process,
     instructions: &Instructions,
     env: &[(String, SecretBytes)],
+    mark: &str,
 ) -> Result<zeroize::Zeroizing<Vec<u8>>, ReloadError> {
     let inherited = process.context.inherit.environment();
     let mut all: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
@@ -179,7 +238,7 @@ fn instructions_message(
         }
         all.insert(name.as_bytes(), value.expose());
     }
-    all.insert(MARK.as_bytes(), process.mark.as_bytes());
+    all.insert(MARK.as_bytes(), mark.as_bytes());
     wire::encode(instructions, all.into_iter())
         .map_err(|e| ReloadError::failed(format!("{}: its environment does not fit: {e}", process.name())))
 }
@@ -190,6 +249,7 @@ fn explain(process: &Process, instructions: &Instructions, failure: &Failure) ->
     let what = match failure.step {
         Step::Read => "its instructions did not arrive".to_owned(),
         Step::Stdin => "its standard input".to_owned(),
+        Step::Sockets => "the sockets that it is to listen on".to_owned(),
         Step::Limits => "its limit on core dumps".to_owned(),
         Step::Group | Step::User => {
             let who = match (&instructions.user, instructions.gid) {

@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -17,12 +17,18 @@ use std::process::Command;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
+use rustix::io::FdFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use super::spawn::DESCRIPTORS_MAX;
 use super::wire::{self, Environment, Failure, Instructions, Step};
 
 /// The first argument by which the agent's binary knows that it is to be a trampoline. Not for people.
 pub const TRAMPOLINE: &str = "__spawn";
+/// sd_listen_fds(3): where the sockets begin.
+const LISTEN_FDS_START: RawFd = 3;
+/// Where descriptors stand out of the way.
+const ASIDE: RawFd = 100;
 /// Exit code of a trampoline that did not become its program (as a shell's).
 const NOT_STARTED: i32 = 127;
 
@@ -51,13 +57,19 @@ pub fn trampoline_main() -> ! {
 }
 
 fn become_program(control: &mut UnixStream) -> Result<Infallible, Failure> {
-    let stdin = receive_stdin(control).map_err(at(Step::Read))?;
+    let (stdin, sockets) = receive_descriptors(control).map_err(at(Step::Read))?;
     let (instructions, environment) = wire::decode(&mut *control).map_err(at(Step::Read))?;
     let stdin = match stdin {
         Some(stdin) => stdin,
         None => OpenOptions::new().read(true).open("/dev/null").map_err(at(Step::Stdin))?.into(),
     };
     rustix::stdio::dup2_stdin(&stdin).map_err(|e| at(Step::Stdin)(e.into()))?;
+    // Its number may be one that a socket is to have.
+    drop(stdin);
+    if sockets.len() != instructions.listen.len() {
+        return Err(at(Step::Sockets)(io::Error::other("not all of them arrived")));
+    }
+    place(control, sockets).map_err(at(Step::Sockets))?;
     if instructions.foreground {
         take_terminal(rustix::process::getpid());
     }
@@ -67,7 +79,12 @@ fn become_program(control: &mut UnixStream) -> Result<Infallible, Failure> {
         std::env::set_current_dir(cwd).map_err(at(Step::Cwd))?;
     }
     // Not before the user is switched: that clears it.
-    die_with(instructions.agent).map_err(at(Step::Exec))?;
+    if !instructions.outlives {
+        die_with_agent().map_err(at(Step::Exec))?;
+    }
+    if std::os::unix::process::parent_id() != instructions.agent {
+        return Err(at(Step::Exec)(io::Error::other("the agent is gone")));
+    }
     Err(exec(&instructions, environment))
 }
 
@@ -75,9 +92,9 @@ fn at(step: Step) -> impl Fn(io::Error) -> Failure {
     move |error| Failure { step, errno: error.raw_os_error(), text: error.to_string() }
 }
 
-/// The first byte, and the descriptor that may come with it.
-fn receive_stdin(control: &mut UnixStream) -> io::Result<Option<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+/// The first byte and what comes with it: standard input, if it is passed on, and the sockets.
+fn receive_descriptors(control: &mut UnixStream) -> io::Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let received =
@@ -85,10 +102,36 @@ fn receive_stdin(control: &mut UnixStream) -> io::Result<Option<OwnedFd>> {
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    }))
+    let mut descriptors = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    let with_stdin = byte == [1] && !descriptors.is_empty();
+    let sockets = descriptors.split_off(usize::from(with_stdin));
+    Ok((descriptors.pop(), sockets))
+}
+
+/// Puts the sockets at 3 and on, the only descriptors that the program inherits beside 0, 1 and 2.
+fn place(control: &mut UnixStream, sockets: Vec<OwnedFd>) -> io::Result<()> {
+    if sockets.is_empty() {
+        return Ok(());
+    }
+    let aside = sockets.iter().map(|socket| rustix::io::fcntl_dupfd_cloexec(socket, ASIDE));
+    let aside: Vec<OwnedFd> = aside.collect::<Result<_, _>>()?;
+    drop(sockets);
+    *control = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(&*control, ASIDE)?);
+    for (number, socket) in (LISTEN_FDS_START..).zip(&aside) {
+        // What the agent's own parent left open there, if anything.
+        let _closed = nix::unistd::close(number);
+        let placed = rustix::io::fcntl_dupfd_cloexec(socket, number)?;
+        rustix::io::fcntl_setfd(&placed, FdFlags::empty())?;
+        if placed.into_raw_fd() != number {
+            return Err(io::Error::other(format!("descriptor {number} is taken")));
+        }
+    }
+    Ok(())
 }
 
 /// Makes a process group the one that the terminal on standard input listens to; nothing where there is no terminal.
@@ -133,9 +176,8 @@ fn switch_user(instructions: &Instructions) -> Result<(), Failure> {
 }
 
 /// TERM when the agent dies, however it dies (prctl(2), PR_SET_PDEATHSIG).
-fn die_with(agent: u32) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-    if std::os::unix::process::parent_id() == agent { Ok(()) } else { Err(io::Error::other("the agent is gone")) }
+fn die_with_agent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?)
 }
 
 /// Only comes back when it failed. std's exec empties the signal mask and gives SIGPIPE its default action back.
@@ -143,6 +185,13 @@ fn exec(instructions: &Instructions, environment: Environment) -> Failure {
     let Some((program, arguments)) = instructions.argv.split_first() else {
         return Failure { step: Step::Exec, errno: None, text: "no program is named".to_owned() };
     };
-    let error = Command::new(program).args(arguments).env_clear().envs(environment).exec();
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(environment);
+    if !instructions.listen.is_empty() {
+        command.env("LISTEN_FDS", instructions.listen.len().to_string());
+        command.env("LISTEN_PID", std::process::id().to_string());
+        command.env("LISTEN_FDNAMES", instructions.listen.join(":"));
+    }
+    let error = command.exec();
     at(Step::Exec)(error)
 }

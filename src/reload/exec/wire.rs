@@ -1,7 +1,7 @@
 //! What the agent says to the trampoline, and the answer, over the socket that stands in for its standard input.
 //!
-//! One byte (with the descriptor of the real standard input, if it is passed on), then one frame of instructions, then
-//! the environment. The environment goes over the socket so that no secret is ever in the trampoline's own `/proc`
+//! One byte (with the descriptors: that of the real standard input first, where the byte is 1, then the sockets to listen
+//! on), then one frame of instructions, then the environment. The environment goes over the socket so that no secret is ever in the trampoline's own `/proc`
 //! entries while it still has the agent's rights. The answer is nothing (the socket closes as the program starts) or
 //! one JSON object.
 
@@ -33,6 +33,10 @@ pub(super) struct Instructions {
     pub agent: u32,
     /// Whether it becomes the terminal's foreground group.
     pub foreground: bool,
+    /// Whether it lives on when the agent dies: it is not told TERM then.
+    pub outlives: bool,
+    /// Names of the sockets to listen on, in the order of their descriptors (LISTEN_FDNAMES).
+    pub listen: Vec<String>,
 }
 
 /// Why the program did not start.
@@ -53,6 +57,8 @@ pub(super) enum Step {
     Read,
     /// Standard input.
     Stdin,
+    /// Sockets to listen on.
+    Sockets,
     /// Limits.
     Limits,
     /// Supplementary groups and group.
@@ -135,6 +141,8 @@ mod tests {
             core: Some((0, u64::MAX)),
             agent: 42,
             foreground: false,
+            outlives: true,
+            listen: vec!["public".into()],
         };
         let environment: [(&[u8], &[u8]); 2] = [(b"A", b"\xff\n="), (b"B", b"")];
         let bytes = encode(&sent, environment.into_iter()).unwrap();

@@ -1,0 +1,188 @@
+//! `on_change: handover`: the new process is started beside the old one, on the same listening sockets, and only once its
+//! generation is committed the old one is told to end. Where it is not, the new one is ended, and the old one never knew.
+//!
+//! Two processes at most: one on trial is ended before another is tried, and a third waits until the one that drains is gone.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::leaving::{Leaving, Manner};
+use super::leftover::Quarry;
+use super::record::{Record, Slot};
+use super::sockets::Private;
+use super::spawn::Running;
+use super::{Exec, reaped};
+use crate::config::model::OnChange;
+use crate::process::{procfs, reap};
+use crate::reload::{Change, Exit, ReloadError, Taken};
+
+impl Exec {
+    pub(super) fn hands_over(&self) -> bool {
+        self.process.config.on_change == OnChange::Handover
+    }
+
+    pub(super) async fn hand_over(&mut self, change: &Change<'_>, env: String) -> Result<Taken, ReloadError> {
+        if !self.looked {
+            self.adopt().await?;
+            self.looked = true;
+        }
+        if self.running.as_ref().is_some_and(|running| running.generation == change.generation) {
+            return Ok(Taken::Done);
+        }
+        // The way back: it never stopped serving.
+        if self.before.as_ref().is_some_and(|before| before.generation == change.generation) {
+            self.end_trial().await?;
+            self.untold = None;
+            return Ok(Taken::Done);
+        }
+        if let Some(running) = &mut self.running
+            && running.env == env
+            && !change.files_changed
+        {
+            running.generation = change.generation;
+            return Ok(Taken::Done);
+        }
+        if self.before.is_some() || self.orphan.is_some() {
+            self.end_trial().await?;
+        }
+        if self.running.is_some() || self.orphan.is_some() {
+            self.wait_for_leaving().await;
+        }
+        self.notice();
+        let Some(serving) = self.running.take() else {
+            let slot = if self.orphan.is_some() { Slot::Trial } else { Slot::Serving };
+            return self.start(change, env, slot).await;
+        };
+        self.before = Some(self.promoted(serving));
+        let started = self.start(change, env, Slot::Trial).await;
+        if started.is_err() {
+            self.running = self.before.take();
+        }
+        started
+    }
+
+    /// What is one process's own: its mark, and its private socket.
+    pub(super) fn own(&self) -> Result<(String, Option<(Private, OwnedFd)>), ReloadError> {
+        let mark = &self.process.mark;
+        if !self.hands_over() {
+            return Ok((mark.clone(), None));
+        }
+        let serial = procfs::since_boot().as_nanos();
+        let context = &self.process.context;
+        let private = Private::open(&context.state_dir, &context.target, &serial.to_string())?;
+        Ok((format!("{mark}#{serial}"), Some(private)))
+    }
+
+    /// Ends the process on trial; what serves beside it is the newest then.
+    async fn end_trial(&mut self) -> Result<Option<Exit>, ReloadError> {
+        let mut exit = None;
+        if let Some(running) = &mut self.running {
+            Quarry::of(&running.record).end(self.process.config.stop_timeout).await?;
+            exit = Some(reaped(&self.process.name(), running).await?);
+            let (pid, slot) = (running.pid, running.slot);
+            tracing::info!(target_name = %self.process.context.target, pid, "the new process was ended");
+            self.forget(slot);
+        }
+        self.running = self.before.take();
+        self.forward.set(self.running.as_ref().map(|running| Arc::clone(&running.pidfd)));
+        reap::reap_orphans();
+        Ok(exit)
+    }
+
+    /// Ends what did not become healthy: the process on trial, or the only one.
+    pub(super) async fn halt_trial(&mut self) -> Result<Option<Exit>, ReloadError> {
+        self.notice();
+        if self.before.is_some() || self.orphan.is_some() {
+            // The agent does not end with it (`agent run -- CMD`): something serves on.
+            return self.end_trial().await.map(|_| None);
+        }
+        self.end().await
+    }
+
+    /// A rotation has ended on this generation: whichever process is not of it is told to end.
+    pub(super) fn settle_on(&mut self, generation: u64) {
+        self.notice();
+        let of = |running: &Option<Running>| running.as_ref().is_some_and(|running| running.generation == generation);
+        if of(&self.running) {
+            let drain = self.process.config.drain;
+            if let Some(before) = self.before.take() {
+                self.leave(before, drain);
+            }
+            if let Some(orphan) = self.orphan.take() {
+                self.rename(Slot::Serving, Slot::Leaving);
+                self.leaving.push(Leaving::orphan(orphan, self.manner(drain)));
+            }
+            if let Some(running) = self.running.take() {
+                self.forward.set(Some(Arc::clone(&running.pidfd)));
+                self.running = Some(self.promoted(running));
+            }
+        } else if of(&self.before) {
+            if let Some(trial) = self.running.take() {
+                self.leave(trial, self.process.config.stop_timeout);
+            }
+            self.running = self.before.take();
+            self.forward.set(self.running.as_ref().map(|running| Arc::clone(&running.pidfd)));
+        }
+    }
+
+    /// Lets a process end in the background.
+    pub(super) fn leave(&mut self, running: Running, drain: Duration) {
+        self.rename(running.slot, Slot::Leaving);
+        self.leaving.push(Leaving::child(running, self.manner(drain)));
+    }
+
+    /// The process that served while another was on trial may have ended by itself.
+    pub(super) fn notice_before(&mut self) {
+        let Some(exit) = self.before.as_mut().and_then(Running::ended) else { return };
+        if let Some(before) = self.before.take() {
+            let target = &self.process.context.target;
+            tracing::warn!(target_name = %target, pid = before.pid, "the process that served ended by itself ({exit})");
+            self.leave(before, Duration::ZERO);
+        }
+        self.forward.set(self.running.as_ref().map(|running| Arc::clone(&running.pidfd)));
+    }
+
+    /// A third is never started. Cut short when the agent stops: what leaves has `stop_timeout` then.
+    async fn wait_for_leaving(&mut self) {
+        let stop = self.process.context.stop.clone();
+        let stop_timeout = self.process.config.stop_timeout;
+        for leaving in &mut self.leaving {
+            tokio::select! {
+                () = leaving.until_gone() => continue,
+                () = stop.cancelled() => leaving.within(stop_timeout),
+            }
+            leaving.until_gone().await;
+        }
+        self.leaving.clear();
+    }
+
+    fn manner(&self, drain: Duration) -> Manner {
+        let stop_timeout = self.process.config.stop_timeout;
+        Manner { drain, stop_timeout, state_dir: self.process.state_dir(), slot: Slot::Leaving }
+    }
+
+    /// The one that serves, also on disk.
+    fn promoted(&self, mut running: Running) -> Running {
+        if running.slot != Slot::Serving {
+            self.rename(running.slot, Slot::Serving);
+        }
+        running.slot = Slot::Serving;
+        running
+    }
+
+    pub(super) fn rename(&self, from: Slot, to: Slot) {
+        let context = &self.process.context;
+        if let Err(error) = Record::rename(&context.state_dir, &context.target, from, to) {
+            // Whatever it is taken for after a crash, it is found, and one of the two is ended.
+            tracing::warn!(target_name = %context.target, %error, "cannot rename the record of a process");
+        }
+    }
+
+    fn forget(&self, slot: Slot) {
+        let context = &self.process.context;
+        if let Err(error) = Record::remove(&context.state_dir, &context.target, slot) {
+            tracing::warn!(target_name = %context.target, %error, "cannot remove the record of a process");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The listening sockets of a supervised process. The agent owns them: they outlive each process, so that a client waits
+//! in the backlog where there is none for a moment, and two processes can serve one port.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use crate::config::model::{Listen, TargetName};
+use crate::reload::ReloadError;
+
+/// How many connections may wait. The kernel takes no more than net.core.somaxconn (4096 by default).
+const BACKLOG: i32 = 4096;
+/// unix(7): what a path may be long.
+const PATH_MAX: usize = 107;
+/// Folder of the private sockets, in the target's part of the state directory.
+const PRIVATE: &str = "private";
+
+/// The sockets of all targets of an agent, kept as long as a reload uses them: a config that changes all about a process
+/// but its `listen` changes nothing about its sockets. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Sockets(Arc<Mutex<Open>>);
+
+/// What is open, by target and address.
+type Open = BTreeMap<(TargetName, Listen), Weak<Kept>>;
+
+impl Sockets {
+    /// Those of these addresses that are open.
+    pub(super) fn claim(&self, target: &TargetName, listen: &[Listen]) -> Vec<Arc<Kept>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, kept| kept.strong_count() > 0);
+        listen.iter().filter_map(|address| all.get(&(Arc::clone(target), address.clone()))?.upgrade()).collect()
+    }
+
+    pub(super) fn keep(&self, target: &TargetName, kept: &Arc<Kept>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert((Arc::clone(target), kept.address.clone()), Arc::downgrade(kept));
+    }
+}
+
+/// A listening socket; closed-on-exec. The file of a unix socket goes with it.
+pub(super) struct Kept {
+    pub address: Listen,
+    socket: OwnedFd,
+    /// Device and inode of a unix socket's file: what has taken its place since is left alone.
+    file: Option<(u64, u64)>,
+}
+
+impl Kept {
+    /// A socket that somebody else had opened.
+    pub fn taken(address: Listen, socket: OwnedFd) -> Self {
+        let file = match &address {
+            Listen::Unix { path, .. } => identity(path),
+            Listen::Tcp(_) => None,
+        };
+        Self { address, socket, file }
+    }
+
+    /// Binds and listens. `beside`: the target's other addresses.
+    pub fn open(address: &Listen, beside: &[Listen]) -> Result<Self, ReloadError> {
+        let opened = match address {
+            Listen::Tcp(tcp) => open_tcp(*tcp, beside),
+            Listen::Unix { path, mode } => open_unix(path, *mode),
+        };
+        opened.map(|socket| Self::taken(address.clone(), socket)).map_err(|error| explain(address, &error))
+    }
+}
+
+impl AsFd for Kept {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let (Listen::Unix { path, .. }, Some(own)) = (&self.address, self.file)
+            && identity(path) == Some(own)
+        {
+            let _gone = fs::remove_file(path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+fn open_tcp(address: SocketAddr, beside: &[Listen]) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family)?;
+    // Connections of an earlier process may linger (TIME_WAIT) on the port.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        let v4 = |other: &Listen| matches!(other, Listen::Tcp(v4) if v4.is_ipv4() && v4.port() == address.port());
+        sockopt::set_ipv6_v6only(&socket, beside.iter().any(v4))?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn open_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    if path.as_os_str().len() > PATH_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("longer than {PATH_MAX} bytes (unix(7))")));
+    }
+    remove_stale(path)?;
+    let socket = socket(AddressFamily::UNIX)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // Nobody can connect before listen(2).
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Removes a socket that nobody listens on any more: what an agent that was killed leaves.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket stands there"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+fn explain(address: &Listen, error: &io::Error) -> ReloadError {
+    let what = format!("cannot listen on {address}: {error}");
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let hint = match address {
+                Listen::Tcp(_) => "ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in a unit)",
+                Listen::Unix { .. } => "the agent's user must be able to write to its folder",
+            };
+            ReloadError::denied(format!("{what}; {hint}"))
+        }
+        io::ErrorKind::AddrInUse => {
+            let hint = "another process listens there: find it with `ss -ltnxp`, and let it go or take another address";
+            ReloadError::absent(format!("{what}; {hint}"))
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            ReloadError::absent(format!("{what}; this machine has no such address (yet)"))
+        }
+        io::ErrorKind::NotFound => ReloadError::absent(format!("{what}; create its folder")),
+        _ => ReloadError::absent(what),
+    }
+}
+
+/// The private socket of one process: that process alone listens on it. Its file goes with this.
+pub(super) struct Private(PathBuf);
+
+impl Private {
+    /// A new one in the target's folder (0700); the descriptor is for the process, and nobody else may keep it.
+    pub fn open(state_dir: &Path, target: &str, serial: &str) -> Result<(Self, OwnedFd), ReloadError> {
+        let folder = folder(state_dir, target);
+        let path = folder.join(format!("{serial}.sock"));
+        let opened = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .and_then(|()| open_unix(&path, 0o600))
+            .map(|socket| (Self(path.clone()), socket));
+        opened.map_err(|error| {
+            let text = format!("cannot open the private socket {}: {error}", path.display());
+            ReloadError::absent(match error.kind() {
+                io::ErrorKind::InvalidInput => format!("{text}; make the path of state_dir shorter"),
+                _ => text,
+            })
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _gone = fs::remove_file(&self.0);
+    }
+}
+
+/// Removes what a killed agent's processes have left of private sockets. Only while none of them is in use.
+pub(super) fn forget_private(state_dir: &Path, target: &str) {
+    let _there_may_be_none = fs::remove_dir_all(folder(state_dir, target));
+}
+
+fn folder(state_dir: &Path, target: &str) -> PathBuf {
+    state_dir.join("targets").join(target).join(PRIVATE)
+}
