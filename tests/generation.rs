@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use leasehold::config::model::HttpRequest;
+use leasehold::config::model::{Confirm, HttpRequest};
 use leasehold::digest::Key;
 use leasehold::durable::{FileError, FileErrorKind};
 use leasehold::generation::{
@@ -123,7 +123,14 @@ fn request(token: &str) -> HttpRequest {
         json: vec![("/key".to_owned(), serde_json::json!(token))],
         ca_cert: Some(PathBuf::from("/ca.pem")),
         timeout: Duration::from_secs(5),
+        confirm: None,
     }
+}
+
+/// The same, confirmed by another that carries the token, too.
+fn confirmed(token: &str) -> HttpRequest {
+    let confirm = Confirm { request: request(token), times: 7 };
+    HttpRequest { confirm: Some(Box::new(confirm)), ..request(token) }
 }
 
 fn mode(path: &Path) -> u32 {
@@ -135,7 +142,7 @@ fn a_staged_generation_is_private_carries_the_files_own_names_and_no_value_in_it
     for house in House::both() {
         let mut rendered = house.files(&[("config.yaml", "canary-1", 0o640), ("sub/config.yaml", "canary-2", 0o644)]);
         rendered.env = vec![("KEY".to_owned(), SecretBytes::from("canary-3"))];
-        rendered.health = Some(request("canary-4"));
+        rendered.health = Some(confirmed("canary-4"));
         let staged = house.generations.stage(&rendered, origin()).unwrap();
         let plain = house.generations.plain(staged.id()).unwrap();
         let paths = plain.files();
@@ -222,7 +229,7 @@ fn a_generation_with_any_byte_changed_cut_or_gone_is_reported_and_never_publishe
     for house in House::both() {
         let mut rendered = house.files(&[("a.yaml", "one", 0o600), ("x/a.yaml", "two", 0o600)]);
         rendered.env = vec![("KEY".to_owned(), SecretBytes::from("value"))];
-        rendered.health = Some(request("token"));
+        rendered.health = Some(confirmed("token"));
         let id = house.generations.stage(&rendered, origin()).unwrap().id();
         let mut files = Vec::new();
         all_files(&house.dir.path().join("state/000001"), &mut files);
@@ -255,7 +262,7 @@ fn a_sealed_generation_shows_nothing_on_disk_and_its_files_only_while_they_are_l
     let house = House::sealed_with(Some(seal()));
     let mut rendered = house.directory(&[("a.yaml", "canary-1", 0o600), ("d/b.yaml", "canary-2", 0o600)]);
     rendered.env = vec![("KEY".to_owned(), SecretBytes::from("canary-3"))];
-    rendered.health = Some(request("canary-4"));
+    rendered.health = Some(confirmed("canary-4"));
     let id = house.generations.stage(&rendered, origin()).unwrap().id();
     let mut files = Vec::new();
     all_files(&house.dir.path().join("state"), &mut files);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use leasehold::config::model::{HealthCheck, HttpRequest};
+use leasehold::config::model::{Confirm, HealthCheck, HttpRequest};
 use leasehold::probe::Attempt;
 use leasehold::probe::http::{Answer, ask};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -33,6 +33,7 @@ fn request(url: impl Into<String>) -> HttpRequest {
         json: Vec::new(),
         ca_cert: None,
         timeout: 5 * SECOND,
+        confirm: None,
     }
 }
 
@@ -142,6 +143,49 @@ async fn method_headers_and_body_arrive_and_each_attempt_has_its_own_connection(
     let got = seen.request();
     assert!(got.starts_with("POST /check?x=1 HTTP/1.1\r\n"), "{got}");
     assert!(got.contains("x-api-key: k1\r\n") && got.ends_with("\r\n\r\n{\"a\":1}"), "{got}");
+}
+
+/// Workers that answer in turn: of the new values, of the old ones where `old` says so for the connection's number.
+async fn workers(old: impl Fn(usize) -> bool + Send + 'static) -> (String, Arc<Seen>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/model/info", listener.local_addr().unwrap());
+    let seen = Arc::new(Seen::default());
+    let server = Arc::clone(&seen);
+    tokio::spawn(async move {
+        for number in 1.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let snapshot = if old(number) { "old" } else { "new" };
+            let body = format!(r#"{{"data": [{{"model_info": {{"snapshot": "{snapshot}"}}}}]}}"#);
+            answer(stream, &server, &response("200 OK", &body), false).await;
+        }
+    });
+    (url, seen)
+}
+
+#[tokio::test]
+async fn health_is_confirmed_by_as_many_answers_as_asked_for_each_over_a_connection_of_its_own() {
+    let (ready, _) = server(response("200 OK", ""), false).await;
+    let confirmed = |url: String| {
+        let mut confirm = request(url);
+        confirm.json = vec![("/data/0/model_info/snapshot".into(), "new".into())];
+        HttpRequest { confirm: Some(Box::new(Confirm { request: confirm, times: 5 })), ..request(ready.clone()) }
+    };
+    let (url, seen) = workers(|_| false).await;
+    assert_eq!(attempt(&confirmed(url), SECOND * 5).await, Attempt::Pass);
+    assert_eq!(seen.connections.load(Ordering::SeqCst), 5);
+    // One worker of three still has the old values.
+    let (url, seen) = workers(|number| number % 3 == 0).await;
+    let reason = failed(attempt(&confirmed(url), SECOND * 5).await);
+    assert!(reason.contains("not confirmed (answer 3 of 5)"), "{reason}");
+    assert!(reason.contains("/model/info") && !reason.contains("old"), "{reason}");
+    assert_eq!(seen.connections.load(Ordering::SeqCst), 3, "the first wrong answer ends it");
+    // What is not healthy is not asked for more.
+    let (url, seen) = workers(|_| false).await;
+    let (sick, _) = server(response("503 Service Unavailable", ""), false).await;
+    let mut asked = confirmed(url);
+    asked.url = sick;
+    assert!(failed(attempt(&asked, SECOND * 5).await).contains("503"));
+    assert_eq!(seen.connections.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

@@ -364,6 +364,17 @@ pub struct HttpRequest {
     pub ca_cert: Option<PathBuf>,
     /// Bound on one attempt (`verify`; for `health` the policy's own `timeout` stands here too).
     pub timeout: Duration,
+    /// What is asked once this has passed (`health` only).
+    pub confirm: Option<Box<Confirm>>,
+}
+
+/// `confirm` of an HTTP health check.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Confirm {
+    /// What is asked; it has no `confirm` of its own.
+    pub request: HttpRequest,
+    /// How many answers in a row, each over a connection of its own, must be as expected; at least 1.
+    pub times: u32,
 }
 
 /// `on_unhealthy`.

@@ -312,13 +312,15 @@ impl Hands {
 }
 
 /// A request that names a path alone is asked of the newest process alone.
-fn privately(request: HttpRequest, socket: Option<PathBuf>) -> HttpRequest {
-    match socket {
-        Some(socket) if request.url.starts_with('/') => {
-            HttpRequest { url: format!("unix:{}:{}", socket.display(), request.url), ..request }
+fn privately(mut request: HttpRequest, socket: Option<PathBuf>) -> HttpRequest {
+    let Some(socket) = socket else { return request };
+    let confirm = request.confirm.as_mut().map(|confirm| &mut confirm.request.url);
+    for url in [Some(&mut request.url), confirm].into_iter().flatten() {
+        if url.starts_with('/') {
+            *url = format!("unix:{}:{url}", socket.display());
         }
-        _ => request,
     }
+    request
 }
 
 /// None: the committed generation is the same, health request included.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::GenerationId;
-use crate::config::model::HttpRequest;
+use crate::config::model::{Confirm, HttpRequest};
 use crate::digest::Key;
 use crate::durable::{Attributes, FileError};
 use crate::render::Rendered;
@@ -152,21 +152,58 @@ struct StoredRequest {
     json: Vec<(String, serde_json::Value)>,
     ca_cert: Option<PathBuf>,
     timeout: Duration,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirm: Option<Box<StoredConfirm>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredConfirm {
+    request: StoredRequest,
+    times: u32,
+}
+
+impl From<HttpRequest> for StoredRequest {
+    fn from(request: HttpRequest) -> Self {
+        let confirm = request
+            .confirm
+            .map(|confirm| Box::new(StoredConfirm { request: confirm.request.into(), times: confirm.times }));
+        Self {
+            url: request.url,
+            method: request.method,
+            headers: request.headers,
+            body: request.body,
+            status: request.status,
+            body_contains: request.body_contains,
+            json: request.json,
+            ca_cert: request.ca_cert,
+            timeout: request.timeout,
+            confirm,
+        }
+    }
+}
+
+impl From<StoredRequest> for HttpRequest {
+    fn from(stored: StoredRequest) -> Self {
+        let confirm =
+            stored.confirm.map(|confirm| Box::new(Confirm { request: confirm.request.into(), times: confirm.times }));
+        Self {
+            url: stored.url,
+            method: stored.method,
+            headers: stored.headers,
+            body: stored.body,
+            status: stored.status,
+            body_contains: stored.body_contains,
+            json: stored.json,
+            ca_cert: stored.ca_cert,
+            timeout: stored.timeout,
+            confirm,
+        }
+    }
 }
 
 pub(super) fn encode_health(request: Option<&HttpRequest>, shown: &Path) -> Result<Option<SecretBytes>, FileError> {
     let Some(request) = request.cloned() else { return Ok(None) };
-    let stored = StoredRequest {
-        url: request.url,
-        method: request.method,
-        headers: request.headers,
-        body: request.body,
-        status: request.status,
-        body_contains: request.body_contains,
-        json: request.json,
-        ca_cert: request.ca_cert,
-        timeout: request.timeout,
-    };
+    let stored = StoredRequest::from(request);
     // serde_json's own words could quote a value.
     let bytes = serde_json::to_vec(&stored)
         .map_err(|_| FileError::refused("stage", shown, "its health request is no UTF-8", "name ca_cert in UTF-8"))?;
@@ -174,18 +211,7 @@ pub(super) fn encode_health(request: Option<&HttpRequest>, shown: &Path) -> Resu
 }
 
 pub(super) fn decode_health(bytes: &[u8]) -> Option<HttpRequest> {
-    let stored: StoredRequest = serde_json::from_slice(bytes).ok()?;
-    Some(HttpRequest {
-        url: stored.url,
-        method: stored.method,
-        headers: stored.headers,
-        body: stored.body,
-        status: stored.status,
-        body_contains: stored.body_contains,
-        json: stored.json,
-        ca_cert: stored.ca_cert,
-        timeout: stored.timeout,
-    })
+    serde_json::from_slice::<StoredRequest>(bytes).ok().map(HttpRequest::from)
 }
 
 /// `env.json`: pairs of a name and the value in base64 (a value need not be UTF-8).

@@ -35,6 +35,8 @@ pub struct HttpProbe {
     what: String,
     timeout: Duration,
     tls: Tls,
+    /// What is asked once this has passed, and how often.
+    confirm: Option<(Box<HttpProbe>, u32)>,
 }
 
 /// Asks once, bounded by the request's own timeout: a secret's `verify`. `written` is the request before rendering.
@@ -47,7 +49,23 @@ impl HttpProbe {
     /// A probe that makes `rendered`; `written` is the same request before its templates were rendered, for messages.
     pub fn new(rendered: HttpRequest, written: &HttpRequest, timeout: Duration) -> Self {
         let what = format!("{} {}", written.method, shown(&written.url));
-        Self { request: rendered, what, timeout, tls: Tls::default() }
+        let confirm = rendered.confirm.as_ref().zip(written.confirm.as_ref());
+        let confirm = confirm.map(|(rendered, written)| {
+            (Box::new(Self::new(rendered.request.clone(), &written.request, timeout)), rendered.times)
+        });
+        Self { request: rendered, what, timeout, tls: Tls::default(), confirm }
+    }
+
+    /// Asks as often as `confirm` says; the first answer that is not as expected tells.
+    async fn confirmed(&self) -> Attempt {
+        let Some((confirm, times)) = &self.confirm else { return Attempt::Pass };
+        for time in 1..=*times {
+            if let Answer::Refused(reason) | Answer::Unreachable(reason) = confirm.ask().await {
+                let text = "the new values are not confirmed";
+                return Attempt::Fail(format!("{text} (answer {time} of {times}): {reason}"));
+            }
+        }
+        Attempt::Pass
     }
 
     /// Asks once, bounded by the timeout.
@@ -89,7 +107,12 @@ impl HttpProbe {
 
 impl Probe for HttpProbe {
     fn attempt(&self) -> BoxFuture<'_, Attempt> {
-        Box::pin(async { self.ask().await.into() })
+        Box::pin(async {
+            match self.ask().await.into() {
+                Attempt::Pass => self.confirmed().await,
+                failed => failed,
+            }
+        })
     }
 }
 

@@ -1,10 +1,12 @@
 //! HTTP requests (`health`, `verify`) whose url, header values, body and expected JSON texts are templates.
 
+use std::sync::Arc;
+
 use serde_json::Value as Json;
 
 use super::engine::{Builder, TextId};
 use super::error::{RenderError, RenderErrorKind as Kind};
-use crate::config::model::HttpRequest;
+use crate::config::model::{Confirm, HttpRequest};
 
 /// A request and its compiled texts.
 pub(super) struct Request {
@@ -13,6 +15,7 @@ pub(super) struct Request {
     headers: Vec<TextId>,
     body: Option<TextId>,
     json: Vec<Option<TextId>>,
+    confirm: Option<Box<Request>>,
 }
 
 impl Request {
@@ -27,20 +30,38 @@ impl Request {
                 .iter()
                 .map(|(pointer, value)| Some(builder.text(&format!("{label}.json.{pointer}"), value.as_str()?)))
                 .collect(),
+            confirm: request
+                .confirm
+                .as_ref()
+                .map(|confirm| Box::new(Self::new(builder, &format!("{label}.confirm"), &confirm.request))),
             request: request.clone(),
         }
     }
 
     pub fn texts(&self) -> Vec<TextId> {
         let json = self.json.iter().flatten();
-        [self.url].iter().chain(&self.headers).chain(&self.body).chain(json).copied().collect()
+        let own = [self.url].into_iter().chain(self.headers.iter().copied()).chain(self.body).chain(json.copied());
+        own.chain(self.confirm.iter().flat_map(|confirm| confirm.texts())).collect()
     }
 
     /// The request with its texts rendered.
     pub fn render(
         &self,
         mut text: impl FnMut(TextId) -> Result<String, RenderError>,
-        label: impl Fn(TextId) -> std::sync::Arc<str>,
+        label: impl Fn(TextId) -> Arc<str>,
+    ) -> Result<HttpRequest, RenderError> {
+        let mut out = self.render_one(&mut text, &label)?;
+        if let (Some(confirm), Some(written)) = (&self.confirm, &self.request.confirm) {
+            let request = confirm.render_one(&mut text, &label)?;
+            out.confirm = Some(Box::new(Confirm { request, times: written.times }));
+        }
+        Ok(out)
+    }
+
+    fn render_one(
+        &self,
+        text: &mut dyn FnMut(TextId) -> Result<String, RenderError>,
+        label: &dyn Fn(TextId) -> Arc<str>,
     ) -> Result<HttpRequest, RenderError> {
         let mut out = self.request.clone();
         out.url = text(self.url)?;

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::model::{
-    Format, HealthCheck, HealthConfig, Locator, OnUnhealthy, ReloadConfig, Settle, Source, Structure,
+    Confirm, Format, HealthCheck, HealthConfig, Locator, OnUnhealthy, ReloadConfig, Settle, Source, Structure,
 };
 use crate::render::RenderErrorKind;
 use crate::secret::{Field, Reading, SecretBytes};
@@ -312,6 +312,7 @@ fn request(url: &str, header: &str) -> HttpRequest {
         ],
         ca_cert: None,
         timeout: Duration::from_secs(1),
+        confirm: None,
     }
 }
 
@@ -321,7 +322,10 @@ fn requests_are_rendered_over_the_snapshot_and_cannot_carry_a_line_break() {
     secrets.get_mut(&SecretName::new("db")).unwrap().verify =
         Some(request("http://x/{{ secrets.db.password | urlencode }}", "{{ secrets.db.password }}"));
     let mut config = target(vec![inline("{{ secrets.db.password }}", Format::Text)]);
-    config.health.check = HealthCheck::Http(request("http://h/{{ snapshot }}", "v"));
+    let mut health = request("http://h/{{ snapshot }}", "v");
+    let confirm = Confirm { request: request("http://c/{{ snapshot }}", "{{ secrets.db.password }}"), times: 7 };
+    health.confirm = Some(Box::new(confirm));
+    config.health.check = HealthCheck::Http(health);
     let renderer = Renderer::new(&Arc::new(config), &secrets, &Sources::default(), &Key::new(b"k"), &BTreeMap::new());
     let renderer = renderer.unwrap_or_else(|e| panic!("{e:?}"));
     let (name, verify) = renderer.verify_requests(&db("p w")).unwrap().remove(0);
@@ -329,6 +333,9 @@ fn requests_are_rendered_over_the_snapshot_and_cannot_carry_a_line_break() {
     assert_eq!((verify.body.as_deref(), &verify.json[0].1), (Some("\"p w\""), &serde_json::json!("5432")));
     let health = renderer.render(&db("p")).unwrap().health.unwrap();
     assert_eq!(health.url, format!("http://h/{}", renderer.snapshot_digest(&db("p"))));
+    let confirm = health.confirm.unwrap();
+    assert_eq!(confirm.request.url, format!("http://c/{}", renderer.snapshot_digest(&db("p"))));
+    assert_eq!((confirm.request.headers[0].1.as_str(), confirm.times), ("p", 7));
     let error = renderer.verify_requests(&db("p\r\nX: y")).err().unwrap();
     assert!(error.message.contains("line break"), "{error}");
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::Builder;
-use crate::config::decode::{Record, Table};
+use crate::config::decode::{Record, Slot, Table};
 use crate::config::fault::{Place, shown_key};
-use crate::config::model::{HealthCheck, HealthConfig, HttpRequest};
+use crate::config::model::{Confirm, HealthCheck, HealthConfig, HttpRequest};
 use crate::config::raw::process::RawReload;
 use crate::config::raw::targets::{RawHealth, RawHttpHealth, RawPolicy, RawRequest, RawSystemdHealth, RawTarget};
+use crate::config::scalar::Tera;
 
 impl Builder<'_> {
     pub(super) fn health(&mut self, target: &RawTarget, at: &str) -> HealthConfig {
@@ -57,25 +58,48 @@ impl Builder<'_> {
     }
 
     fn http(&mut self, raw: &RawHttpHealth, target: &RawTarget, at: &str) -> HealthCheck {
-        let handover = Self::hands_over(target);
-        match (raw.url.given(), raw.path.given()) {
-            (true, true) => self.d.fault(raw.path.place(), format!("{at}: url and path exclude each other")),
-            (false, false) => self.d.fault(raw.place(), format!("missing key 'url' in {at}")),
-            (false, true) if !handover => {
+        let timeout = raw.policy.timeout.0;
+        let mut request = self.asked((&raw.url, &raw.path, raw.place()), &raw.request, timeout, target, at);
+        if let Some(confirm) = raw.confirm.get() {
+            let at = format!("{at}.confirm");
+            let place = raw.confirm.place();
+            let asked = self.asked((&confirm.url, &confirm.path, place), &confirm.request, timeout, target, &at);
+            if asked.json.is_empty() && asked.body_contains.is_none() {
+                let hint = "give it json: {/data/0/model_info/snapshot: '{{ snapshot }}'}, or body_contains".to_owned();
+                self.d.fault_hint(place, format!("{at}: nothing in the answer is looked at"), hint);
+            }
+            let times = u32::try_from(confirm.times.0).unwrap_or(u32::MAX);
+            request.confirm = Some(Box::new(Confirm { request: asked, times }));
+        }
+        HealthCheck::Http(request)
+    }
+
+    /// A request to a `url`, or to a `path` of the new process alone.
+    fn asked(
+        &mut self,
+        (url, path, place): (&Slot<Tera>, &Slot<Tera>, Place),
+        raw: &RawRequest,
+        timeout: Duration,
+        target: &RawTarget,
+        at: &str,
+    ) -> HttpRequest {
+        match (url.given(), path.given()) {
+            (true, true) => self.d.fault(path.place(), format!("{at}: url and path exclude each other")),
+            (false, false) => self.d.fault(place, format!("missing key 'url' in {at}")),
+            (false, true) if !Self::hands_over(target) => {
                 let message = format!("{at}.path: only with reload.on_change: handover");
-                self.d.fault_hint(raw.path.place(), message, "give a url".to_owned());
+                self.d.fault_hint(path.place(), message, "give a url".to_owned());
             }
             _ => {}
         }
-        if let Some(path) = raw.path.get() {
-            if !path.0.starts_with('/') {
-                self.d.fault(raw.path.place(), format!("{at}.path: begins with '/'"));
+        if let Some(text) = path.get() {
+            if !text.0.starts_with('/') {
+                self.d.fault(path.place(), format!("{at}.path: begins with '/'"));
             }
-            let request = self.request(&raw.request, (path.0.clone(), Place::default()), raw.policy.timeout.0, at);
-            return HealthCheck::Http(request);
+            return self.request(raw, (text.0.clone(), Place::default()), timeout, at);
         }
-        let url = raw.url.get().map(|url| url.0.clone()).unwrap_or_default();
-        HealthCheck::Http(self.request(&raw.request, (url, raw.url.place()), raw.policy.timeout.0, at))
+        let text = url.get().map(|url| url.0.clone()).unwrap_or_default();
+        self.request(raw, (text, url.place()), timeout, at)
     }
 
     fn systemd(&mut self, raw: &RawSystemdHealth, target: &RawTarget, at: &str) -> HealthCheck {
@@ -130,6 +154,7 @@ impl Builder<'_> {
             json: json.map(|(pointer, value)| (pointer.value.clone(), value.0.clone())).collect(),
             ca_cert: self.maybe_path(&raw.ca_cert),
             timeout,
+            confirm: None,
         }
     }
 

@@ -137,8 +137,23 @@ record! {
         url: Option<Tera>,
         /// With `on_change: handover`, instead of `url`: a path asked of the new process alone.
         path: Option<Tera>,
+        /// What is asked beside it, many times over new connections, to prove that the new values are in use.
+        confirm: Option<RawConfirm>,
         ..request: RawRequest,
         ..policy: RawPolicy,
+    }
+}
+
+record! {
+    /// Proof that the new values are in use, by every worker: asked each time that the health check itself has passed.
+    pub struct RawConfirm {
+        /// `http://…`, `https://…`, or `unix:/socket:/path`; Tera text.
+        url: Option<Tera>,
+        /// With `on_change: handover`, instead of `url`: a path asked of the new process alone.
+        path: Option<Tera>,
+        /// Answers in a row, each over a connection of its own, that must be as expected.
+        times: Whole<1, 1000> = 10,
+        ..request: RawRequest,
     }
 }
 
