@@ -20,6 +20,7 @@ mod process;
 mod secrets;
 mod stores;
 mod targets;
+mod traps;
 
 pub use secrets::POLL_AWS;
 pub use secrets::POLL_VAULT;

@@ -78,6 +78,7 @@ impl Builder<'_> {
         if raw.directory.given() && raw.files.get().is_none_or(Vec::is_empty) && !broken {
             self.d.fault(raw.directory.place(), format!("{at}.directory: there are no files to put in it"));
         }
+        self.traps(&files, &reload, raw.reload.place(), &at);
         let health = self.health(raw, &at);
         TargetConfig {
             name: Arc::from(name.as_str()),
