@@ -556,8 +556,14 @@ fn only_root_and_the_agents_own_user_are_answered() {
     std::fs::copy(env!("CARGO_BIN_EXE_agent"), &binary).unwrap();
     let open = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     open(dir.path(), 0o755);
-    let ask = || {
-        Command::new(&binary).args(["status", "-c", &config]).uid(65_534).gid(65_534).current_dir("/").output().unwrap()
+    let ask = || loop {
+        let mut command = Command::new(&binary);
+        command.args(["status", "-c", &config]).uid(65_534).gid(65_534).current_dir("/");
+        match command.output() {
+            // Another test was starting a process while the copy was written, and that has not become another program yet.
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => continue,
+            output => return output.unwrap(),
+        }
     };
     let output = ask();
     assert_eq!(output.status.code(), Some(77), "{}", err(&output));

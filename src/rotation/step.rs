@@ -235,9 +235,11 @@ impl State {
         }
     }
 
-    fn appeared(self) -> Next {
+    fn appeared(mut self) -> Next {
         match (self.phase, self.journal.committed) {
             (Phase::Rest, Some(to)) if self.settled && !to.proven => {
+                // It may have read its files before these were there.
+                self.touched = true;
                 let effect = Effect::Probe(to.generation);
                 self.go(Phase::Back(Back::Probe, Plan { to, failed: None }), effect)
             }
