@@ -37,17 +37,9 @@ impl State {
                 self.record(plan, false)
             }
             (Back::Reload, Event::Failed(_)) => self.degraded(plan),
-            (Back::Probe, Event::Done) => {
-                self.touched = false;
-                self.record(plan, true)
-            }
+            (Back::Probe, Event::Done) => self.record(plan, true),
             (Back::Probe, Event::Failed(_)) if self.policy.on_unhealthy == OnUnhealthy::Ignore => {
                 self.record(plan, true)
-            }
-            // It appeared by itself, and was not told yet: only then does it say something of these files.
-            (Back::Probe, Event::Failed(_)) if self.touched && !self.stopping => {
-                let effect = Effect::Reload { generation: plan.to.generation, needed: true };
-                self.go(Phase::Back(Back::Reload, plan), effect)
             }
             (Back::Probe, Event::Failed(failure)) => self.refused(plan, failure),
             (Back::Record { .. }, Event::Done) => self.recorded(plan),

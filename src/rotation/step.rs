@@ -235,11 +235,9 @@ impl State {
         }
     }
 
-    fn appeared(mut self) -> Next {
+    fn appeared(self) -> Next {
         match (self.phase, self.journal.committed) {
             (Phase::Rest, Some(to)) if self.settled && !to.proven => {
-                // It may have read its files before these were there.
-                self.touched = true;
                 let effect = Effect::Probe(to.generation);
                 self.go(Phase::Back(Back::Probe, Plan { to, failed: None }), effect)
             }

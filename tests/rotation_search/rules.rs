@@ -27,7 +27,7 @@
 //! * Snapshots in flight -> "only the newest is staged", at rest "the newest snapshot is never lost".
 //! * Not running yet -> "a target that is not running is no failure", "what was not probed is committed unproven only
 //!   where nothing ran", "an unproven commit keeps the last generation that was seen healthy", "a target that appears is
-//!   probed", "is told before it is judged".
+//!   probed".
 //! * First rotation unhealthy: files left, probing goes on, a child is halted -> "without a refuge it goes on forward",
 //!   "a child without a refuge is halted".
 //! * A supervised process that ended is started again -> at rest "a supervised process runs".
@@ -201,8 +201,7 @@ fn answer_rules(before: &World, event: Event, after: &World) -> Rule {
         (Phase::Rest, Event::Appeared) if before.state.journal.committed.is_some_and(|c| !c.proven) => {
             let (held_open, settled) = (before.state.journal.intent.is_some(), before.state.settled);
             let probed = matches!(after.flight, Some(Effect::Probe(_)));
-            ensure(probed || held_open || !settled, "a target that appears is probed")?;
-            return ensure(!probed || after.state.touched, "a target that appears is told before it is judged");
+            return ensure(probed || held_open || !settled, "a target that appears is probed");
         }
         _ => {}
     }
@@ -219,12 +218,6 @@ fn answer_rules(before: &World, event: Event, after: &World) -> Rule {
             ensure(!after.state.journal.is_quarantined(digest), "what fails for now is not quarantined")
         }
         (Phase::Forward(at, candidate), Some(failure)) => forward_failed(before, at, candidate, failure, after),
-        (Phase::Back(Back::Probe, _), Some(_))
-            if before.state.touched && before.on_unhealthy() != OnUnhealthy::Ignore =>
-        {
-            let told = matches!(after.flight, Some(Effect::Reload { needed: true, .. }));
-            ensure(told, "a target that appears is told before it is judged")
-        }
         (Phase::Back(_, plan), Some(_)) => {
             let ignored = before.on_unhealthy() == OnUnhealthy::Ignore;
             let goes_on = match phase {

@@ -40,11 +40,6 @@ pub fn crashes() -> Vec<Mutant> {
                 },
             },
         ),
-        stepping("judges what appears without telling it", |state, event| {
-            let (mut next, effects) = step(state, event);
-            next.touched &= event != Event::Appeared;
-            (next, effects)
-        }),
         stepping("stays at rest after a child died", |state, event| {
             let next = step(state, event);
             match (event, next.0.phase) {
