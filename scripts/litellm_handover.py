@@ -21,7 +21,7 @@ class Handover(Run):
 
     def steps(self):
         return (
-            self.start, self.clients, self.rotation, self.overlap_end, self.verification, self.refusal, self.leaks, self.stop
+            self.start, self.clients, self.rotation, self.overlap_end, self.refusal, self.verification, self.leaks, self.stop
         )
 
     def end_clients(self):
@@ -43,8 +43,9 @@ class Handover(Run):
         while self.load.total() < at_least:
             require(time.monotonic() < deadline, f"only {self.load.total()} requests")
             time.sleep(0.2)
-        _, failures, words = self.load.counted()
-        self.report.line(words)
+        failures, words = self.load.counted()
+        for line in words:
+            self.report.line(line)
         require(not failures, f"{len(failures)} requests failed; the first: {failures[:3]}")
 
     def handed_over(self, times, before):
@@ -64,8 +65,8 @@ class Handover(Run):
     def clients(self):
         self.load.start()
         self.report.line(f"{FRESH + KEPT + STREAMS} clients begin")
-        # Each stream has begun before anything changes.
-        time.sleep(20)
+        # Every client has begun before anything changes.
+        time.sleep(17)
         self.none_failed()
 
     def rotation(self):
@@ -106,6 +107,8 @@ class Handover(Run):
         require(saw and set(saw) == {("GET", "/v1/models", 401)}, f"the provider saw the refused key as {saw}")
         self.report.line(f"quarantined: litellm.yaml is as it was, LiteLLM still process {before[0]}")
         self.none_failed()
+        self.complete_with(SECOND, "second")
+        self.report.line(f"history: {', '.join(self.outcomes())}")
 
     def refusal(self):
         self.report.step("rollback: a key that lists models but may not chat passes verify, and is written to the store")
@@ -127,7 +130,6 @@ class Handover(Run):
         self.report.line(f"the provider refused {chats} completions with the limited key")
         self.none_failed()
         self.complete_with(SECOND, "second")
-        self.report.line(f"history: {', '.join(self.outcomes())}")
 
 
 def page(lines, run):

@@ -5,6 +5,7 @@
 
 import http.client
 import json
+import select
 import threading
 import time
 
@@ -25,7 +26,7 @@ class Load:
 
     def reset(self):
         self.asked = {"new connection": 0, "keep-alive": 0, "stream": 0}
-        self.failures, self.retried, self.longest = [], 0, 0.0
+        self.failures, self.renewed, self.retried, self.longest = [], 0, 0, 0.0
 
     def start(self):
         for thread in self.threads:
@@ -42,15 +43,17 @@ class Load:
             return sum(self.asked.values())
 
     def counted(self):
-        """What was seen since the last call: the number of requests, the failures, and both in words."""
+        """What was seen since the last call: the failures, and all of it in words."""
         with self.lock:
-            asked, failures, retried, longest = self.asked, self.failures, self.retried, self.longest
+            asked, failures, longest = self.asked, self.failures, self.longest
+            renewed, retried = self.renewed, self.retried
             self.reset()
         each = ", ".join(f"{number} {kind}" for kind, number in asked.items())
-        words = f"the clients meanwhile: {sum(asked.values())} requests ({each}), {len(failures)} failed"
-        if retried:
-            words += f"; {retried} on a kept connection that was closed under them, asked again"
-        return sum(asked.values()), failures, f"{words}; the longest answer took {longest:.1f} s"
+        return failures, [
+            f"the clients meanwhile: {sum(asked.values())} requests, {len(failures)} failed ({each})",
+            f"the longest answer that is no stream took {longest:.1f} s; of the kept connections {renewed} were closed while idle, "
+            f"{retried} under a request, which was asked again",
+        ]
 
     def tell(self, kind, began, failure):
         with self.lock:
@@ -93,23 +96,30 @@ class Load:
         self.ended.wait(PAUSE * number / KEPT)
         connection, used = self.connection(), False
         while not self.ended.wait(PAUSE):
+            # As pools of connections do: one that was closed while it was idle is not used again.
+            if used and select.select([connection.sock], [], [], 0)[0]:
+                connection.close()
+                used = False
+                with self.lock:
+                    self.renewed += 1
             began = time.monotonic()
             try:
-                try:
-                    answer = self.ask(connection)
-                except (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected):
-                    # No byte of an answer came: a server may close a kept connection at any time, and a client asks again.
-                    if not used:
-                        raise
-                    connection.close()
-                    with self.lock:
-                        self.retried += 1
-                    answer = self.ask(connection)
-                failure, used = self.wrong(answer), True
+                failure = self.wrong(self.ask_twice(connection) if used else self.ask(connection))
+                used = connection.sock is not None
             except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
                 failure, used = repr(error), False
                 connection.close()
             self.tell("keep-alive", began, failure)
+
+    def ask_twice(self, connection):
+        """Asks again where the connection ends before any byte of an answer: HTTP lets a server close a kept one at any time."""
+        try:
+            return self.ask(connection)
+        except (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected):
+            connection.close()
+            with self.lock:
+                self.retried += 1
+            return self.ask(connection)
 
     def streams(self, number):
         self.ended.wait(number % STREAMS * 5)
