@@ -12,7 +12,7 @@ OVERLAP = 75  # seconds; more than a rotation under load takes
 
 class Handover(Run):
     EXAMPLE = "litellm-handover"
-    WITHIN = 60
+    WITHIN = 45
 
     def __init__(self, work, report):
         super().__init__(work, report)
@@ -120,7 +120,7 @@ class Handover(Run):
             require(time.monotonic() < deadline, "no second process was started")
             time.sleep(0.2)
         self.report.line(f"process {self.process()[0]} is on trial beside process {before[0]}")
-        self.wait_for("rolled_back", 1, 3 * self.WITHIN)
+        self.wait_for("rolled_back", 1, 4 * self.WITHIN)
         self.alone(75)
         self.untouched(before, bytes_before)
         saw = self.upstream_saw(LIMITED)

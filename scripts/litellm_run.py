@@ -171,9 +171,10 @@ class Run:
     def serves(process):
         """Whether it is LiteLLM itself, and not the check of a file."""
         try:
-            return b"--validate_config" not in (process / "cmdline").read_bytes().split(b"\0")
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
+        return b"--config" in arguments and b"--validate_config" not in arguments
 
     def process(self):
         """The pid and start time of the newest LiteLLM."""

@@ -136,6 +136,15 @@ class Upstream(BaseHTTPRequestHandler):
         """The log file says it all."""
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """A client that is gone is no error of a server's."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def main():
     parser = argparse.ArgumentParser(description="a small OpenAI-compatible server that accepts or refuses keys")
     parser.add_argument("--listen", default="127.0.0.1:8090")
@@ -144,8 +153,7 @@ def main():
     parser.add_argument("--stream-seconds", type=float, default=20, help="how long a streamed completion lasts")
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")
-    server = ThreadingHTTPServer((host, int(port)), Upstream)
-    server.daemon_threads = True
+    server = Server((host, int(port)), Upstream)
     server.keys_path, server.log_path = arguments.keys, arguments.log
     server.stream_seconds = arguments.stream_seconds
     print(f"upstream: listening on {host}:{server.server_address[1]}", flush=True)

@@ -25,6 +25,8 @@ pub(super) struct Now {
 pub(super) struct Overlap {
     pub(super) in_use: Option<InUse>,
     pub(super) previous: Option<Previous>,
+    /// What both were before `in_use` came: it is that again where no target takes `in_use`. Not remembered over a restart.
+    pub(super) before: Option<(InUse, Option<Previous>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,9 +68,17 @@ impl Overlap {
         changed_at: Timestamp,
         now: Now,
     ) -> bool {
+        let refused = |in_use: &InUse| in_use.refused && in_use.users.is_empty() && in_use.version != current.version;
+        let was_refused = self.in_use.as_ref().is_some_and(refused);
+        if was_refused && let Some((in_use, previous)) = self.before.take() {
+            self.in_use = Some(in_use);
+            // A lease that nothing showed meanwhile may have been ended.
+            let lasts = |p: &Previous| p.ends > now.mono && p.reading.as_ref().is_none_or(|r| r.lease.is_none());
+            self.previous = previous.filter(lasts);
+        }
         let before = self.in_use.take();
         let same = before.as_ref().is_some_and(|before| before.version == current.version);
-        let mut changed = !same;
+        let mut changed = !same || was_refused;
         let before_use = before.as_ref().filter(|_| same).map(|before| (before.refused, before.users.clone()));
         let (refused, users) = before_use.unwrap_or_default();
         match before {
@@ -81,7 +91,7 @@ impl Overlap {
                 }
                 changed |= before.reading.is_none() && !overlap.is_zero();
             }
-            // No target ever stood on it: the one before it is still what they stand on, and its overlap begins now.
+            // No target ever stood on it, and what was before is remembered as `previous` alone: its overlap begins now.
             Some(before) if before.refused && before.users.is_empty() => {
                 let previous = self.previous.take().filter(|previous| previous.version != current.version);
                 self.previous = previous.filter(|_| !overlap.is_zero()).map(|previous| match previous.reading {
@@ -90,6 +100,7 @@ impl Overlap {
                 });
             }
             Some(before) => {
+                self.before = Some((before.clone(), self.previous.clone())).filter(|_| !overlap.is_zero());
                 let previous = match before.reading.or_else(|| kept.cloned()) {
                     Some(reading) => Previous::new(reading, overlap, now),
                     // The store may give its values later.

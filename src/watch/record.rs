@@ -156,7 +156,7 @@ impl Record {
             refused: self.refused,
             users: BTreeSet::new(),
         };
-        Overlap { in_use: Some(in_use), previous }
+        Overlap { in_use: Some(in_use), previous, before: None }
     }
 }
 
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(again.in_use.and_then(|in_use| in_use.reading), Some(reading("2")));
         assert_eq!(again.previous.map(|previous| previous.until), overlap.previous.map(|previous| previous.until));
 
-        let off = Record::of(&Overlap { in_use: None, previous: None }, hour);
+        let off = Record::of(&Overlap::default(), hour);
         assert!(off.is_none());
         assert!(Book::parse(b"{\"format\":2,\"secrets\":{}}").is_err());
         assert!(Book::parse(&bytes[..bytes.len() - 3]).is_err());
