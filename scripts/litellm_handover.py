@@ -7,7 +7,7 @@ from pathlib import Path
 from litellm_load import FRESH, KEPT, STREAMS, Load
 from litellm_run import ALL, FIRST, LIMITED, MASTER, NO_CHAT, REFUSED, SECOND, Run, require, version
 
-OVERLAP = 75  # seconds; more than a rotation under load takes
+OVERLAP = 120  # seconds; more than a rotation under load, or a refused one, takes
 
 
 class Handover(Run):
