@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A provider of models to test against: a small OpenAI-compatible HTTP server on loopback, standard library only.
 
-    upstream.py --listen 127.0.0.1:PORT --keys KEYS.json --log FILE
+    upstream.py --listen 127.0.0.1:PORT --keys KEYS.json --log FILE [--stream-seconds 20]
 
 KEYS.json maps each bearer key to what it may do, and is read anew at every request, so that a key can be made or revoked
 while the server runs:
@@ -10,6 +10,8 @@ while the server runs:
 
     GET  /v1/models              200, 401 for an unknown key
     POST /v1/chat/completions    200, 401 for an unknown key, 403 for one that may not chat
+
+A completion with `stream: true` comes as server-sent events, STREAM_EVENTS of them evenly over --stream-seconds.
 
 FILE gets one JSON line a request: time, method, path, status and `key`, the first 12 hex digits of the key's SHA-256.
 A key itself is never written.
@@ -23,6 +25,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MODEL = "upstream-model"
+STREAM_EVENTS = 40
 
 
 def key_id(key):
@@ -43,6 +46,18 @@ def completion(prompt):
     }
 
 
+def event(delta, finish_reason=None):
+    """One event of a streamed completion."""
+    chunk = {
+        "id": "chatcmpl-upstream",
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": MODEL,
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
+    }
+    return f"data: {json.dumps(chunk)}\n\n"
+
+
 class Upstream(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -53,9 +68,29 @@ class Upstream(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+        self.log(status)
+
+    def log(self, status):
         line = {"time": time.time(), "method": self.command, "path": self.path, "status": status, "key": self.key}
         with open(self.server.log_path, "a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
+
+    def stream(self):
+        """A completion in small pieces: the words 0 to STREAM_EVENTS - 1."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.log(200)
+        for number in range(STREAM_EVENTS):
+            self.chunk(event({"role": "assistant", "content": f"{number} "}))
+            time.sleep(self.server.stream_seconds / STREAM_EVENTS)
+        self.chunk(event({}, "stop") + "data: [DONE]\n\n")
+        self.chunk("")
+
+    def chunk(self, text):
+        data = text.encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def refuse(self, scope):
         """The status and message of a refusal, or None where the request's key may do `scope`."""
@@ -76,6 +111,8 @@ class Upstream(BaseHTTPRequestHandler):
         if refusal:
             status, message = refusal
             self.answer(status, {"error": {"message": message, "type": "invalid_request_error", "code": status}})
+        elif scope == "chat" and json.loads(body).get("stream"):
+            self.stream()
         else:
             self.answer(200, make(body))
 
@@ -99,16 +136,26 @@ class Upstream(BaseHTTPRequestHandler):
         """The log file says it all."""
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """A client that is gone is no error of a server's."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def main():
     parser = argparse.ArgumentParser(description="a small OpenAI-compatible server that accepts or refuses keys")
     parser.add_argument("--listen", default="127.0.0.1:8090")
     parser.add_argument("--keys", required=True)
     parser.add_argument("--log", required=True)
+    parser.add_argument("--stream-seconds", type=float, default=20, help="how long a streamed completion lasts")
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")
-    server = ThreadingHTTPServer((host, int(port)), Upstream)
-    server.daemon_threads = True
+    server = Server((host, int(port)), Upstream)
     server.keys_path, server.log_path = arguments.keys, arguments.log
+    server.stream_seconds = arguments.stream_seconds
     print(f"upstream: listening on {host}:{server.server_address[1]}", flush=True)
     try:
         server.serve_forever()

@@ -148,6 +148,12 @@ impl State {
         let emitted = self.emitted_to(target);
         let stands =
             Stands { using: &standing.using, newest: &standing.newest, emitted: &emitted, rejected: standing.rejected };
+        for (name, version) in &standing.newest {
+            let stands = standing.using.contains(&(name.clone(), version.clone()));
+            if let Some(slot) = self.slots.get_mut(name) {
+                slot.overlap.standing(target, version, stands, standing.rejected);
+            }
+        }
         for key in self.leases.standing(target, &stands) {
             self.reject(&key, now, dice);
         }

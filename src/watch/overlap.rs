@@ -1,14 +1,16 @@
 //! Which version of a secret is in use, and which was before while its overlap lasts.
 //!
 //! A version is in use once a snapshot with it was emitted. So a value that came and went within one settle never becomes
-//! `previous`: what the world still holds is the one in use before.
+//! `previous`: what the world still holds is the one in use before. Neither does one that every target refused.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use crate::config::model::TargetName;
 use crate::secret::{Reading, Version};
 
 /// Both clocks at one moment. Ends are kept on the wall clock, so that they survive a restart, and counted down on the
@@ -23,6 +25,8 @@ pub(super) struct Now {
 pub(super) struct Overlap {
     pub(super) in_use: Option<InUse>,
     pub(super) previous: Option<Previous>,
+    /// What both were before `in_use` came: it is that again where no target takes `in_use`. Not remembered over a restart.
+    pub(super) before: Option<(InUse, Option<Previous>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,6 +37,10 @@ pub(super) struct InUse {
     pub(super) changed_at: Timestamp,
     /// The store keeps old versions itself, so their values need not be remembered.
     pub(super) kept_by_store: bool,
+    /// A target's rotation to it was quarantined or rolled back.
+    pub(super) refused: bool,
+    /// The targets that stand on it, as they told.
+    pub(super) users: BTreeSet<TargetName>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,9 +68,19 @@ impl Overlap {
         changed_at: Timestamp,
         now: Now,
     ) -> bool {
+        let refused = |in_use: &InUse| in_use.refused && in_use.users.is_empty() && in_use.version != current.version;
+        let was_refused = self.in_use.as_ref().is_some_and(refused);
+        if was_refused && let Some((in_use, previous)) = self.before.take() {
+            self.in_use = Some(in_use);
+            // A lease that nothing showed meanwhile may have been ended.
+            let lasts = |p: &Previous| p.ends > now.mono && p.reading.as_ref().is_none_or(|r| r.lease.is_none());
+            self.previous = previous.filter(lasts);
+        }
         let before = self.in_use.take();
         let same = before.as_ref().is_some_and(|before| before.version == current.version);
-        let mut changed = !same;
+        let mut changed = !same || was_refused;
+        let before_use = before.as_ref().filter(|_| same).map(|before| (before.refused, before.users.clone()));
+        let (refused, users) = before_use.unwrap_or_default();
         match before {
             Some(before) if same => {
                 if let (Some(previous), Some(kept)) = (&mut self.previous, kept)
@@ -73,7 +91,16 @@ impl Overlap {
                 }
                 changed |= before.reading.is_none() && !overlap.is_zero();
             }
+            // No target ever stood on it, and what was before is remembered as `previous` alone: its overlap begins now.
+            Some(before) if before.refused && before.users.is_empty() => {
+                let previous = self.previous.take().filter(|previous| previous.version != current.version);
+                self.previous = previous.filter(|_| !overlap.is_zero()).map(|previous| match previous.reading {
+                    Some(reading) => Previous::new(reading, overlap, now),
+                    None => Previous::unread(previous.version, overlap, now),
+                });
+            }
             Some(before) => {
+                self.before = Some((before.clone(), self.previous.clone())).filter(|_| !overlap.is_zero());
                 let previous = match before.reading.or_else(|| kept.cloned()) {
                     Some(reading) => Previous::new(reading, overlap, now),
                     // The store may give its values later.
@@ -88,6 +115,8 @@ impl Overlap {
             reading: Some(Arc::clone(current)),
             changed_at,
             kept_by_store: kept.is_some(),
+            refused,
+            users,
         });
         changed
     }
@@ -103,7 +132,20 @@ impl Overlap {
                 reading: Some(Arc::clone(to)),
                 changed_at: now.wall,
                 kept_by_store: in_use.kept_by_store,
+                refused: false,
+                users: BTreeSet::new(),
             };
+        }
+    }
+
+    /// A target tells whether it stands on this version, and whether it refused it for good.
+    pub(super) fn standing(&mut self, target: &TargetName, version: &Version, stands: bool, refused: bool) {
+        let Some(in_use) = self.in_use.as_mut().filter(|in_use| in_use.version == *version) else { return };
+        if stands {
+            in_use.users.insert(target.clone());
+        } else {
+            in_use.users.remove(target);
+            in_use.refused |= refused;
         }
     }
 

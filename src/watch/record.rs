@@ -1,6 +1,6 @@
 //! How remembered overlaps are written down: the JSON of `overlap.json`. A room's own format; nothing else reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,9 @@ pub(super) struct Record {
     fields: Option<Values>,
     #[serde(default)]
     kept_by_store: bool,
+    /// No target took it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    refused: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     previous: Option<Before>,
 }
@@ -110,7 +113,7 @@ impl io::Write for Size {
 impl Record {
     /// None: nothing of this secret was ever in use.
     pub(super) fn of(overlap: &Overlap, lasts: Duration) -> Option<Self> {
-        let InUse { version, reading, changed_at, kept_by_store } = overlap.in_use.as_ref()?;
+        let InUse { version, reading, changed_at, kept_by_store, refused, users } = overlap.in_use.as_ref()?;
         let values = |reading: &Option<Arc<Reading>>| {
             reading.as_ref().filter(|_| !kept_by_store && !lasts.is_zero()).map(|reading| Values(Arc::clone(reading)))
         };
@@ -119,6 +122,7 @@ impl Record {
             changed_at: *changed_at,
             fields: values(reading),
             kept_by_store: *kept_by_store,
+            refused: *refused && users.is_empty(),
             previous: overlap.previous.as_ref().filter(|_| !lasts.is_zero()).map(|previous| Before {
                 version: previous.version.clone(),
                 until: previous.until,
@@ -149,8 +153,10 @@ impl Record {
             version: self.version,
             changed_at: self.changed_at,
             kept_by_store: self.kept_by_store,
+            refused: self.refused,
+            users: BTreeSet::new(),
         };
-        Overlap { in_use: Some(in_use), previous }
+        Overlap { in_use: Some(in_use), previous, before: None }
     }
 }
 
@@ -240,7 +246,7 @@ mod tests {
         assert_eq!(again.in_use.and_then(|in_use| in_use.reading), Some(reading("2")));
         assert_eq!(again.previous.map(|previous| previous.until), overlap.previous.map(|previous| previous.until));
 
-        let off = Record::of(&Overlap { in_use: None, previous: None }, hour);
+        let off = Record::of(&Overlap::default(), hour);
         assert!(off.is_none());
         assert!(Book::parse(b"{\"format\":2,\"secrets\":{}}").is_err());
         assert!(Book::parse(&bytes[..bytes.len() - 3]).is_err());

@@ -27,6 +27,25 @@ fn the_version_before_is_there_while_the_overlap_lasts_and_its_end_is_a_rotation
 }
 
 #[test]
+fn a_version_that_was_refused_never_becomes_the_one_before() {
+    // The next value is taken up well after the refusal of the one before is known.
+    let text = overlapping("1h")
+        .replace("overlap: 1h", "overlap: 1h, expect: {key: '^key-of-'}")
+        .replace("min: 20ms, max: 200ms", "min: 1s, max: 5s");
+    let mut agent = Agent::new(&text, &key("key-of-1"));
+    agent.start();
+    agent.wait_outcomes(&["committed"]);
+    agent.secrets(&key("refused-1"));
+    agent.wait_outcomes(&["committed", "quarantined"]);
+    agent.secrets(&key("refused-2"));
+    agent.wait_outcomes(&["committed", "quarantined", "quarantined"]);
+    agent.secrets(&key("key-of-2"));
+    agent.wait_file("out/conf", "key-of-2<key-of-1");
+    agent.secrets(&key("key-of-3"));
+    agent.wait_file("out/conf", "key-of-3<key-of-2");
+}
+
+#[test]
 fn an_overlap_outlives_a_restart() {
     let sealed = |text: String| format!("state_key: {{file: state.key}}\n{text}");
     let mut agent = Agent::new(&sealed(overlapping("1h")), &key("key-of-1"));
