@@ -263,7 +263,9 @@ mod tests {
         while shell.try_wait().unwrap().is_none() {
             for stat in all().unwrap().into_iter().filter(|stat| stat.ppid == parent) {
                 let marked = || environ_has(stat.pid, "MARK_OF_A_TEST", |_| true);
-                assert!(marked() || in_execve(stat.pid) || marked() || ends(stat.pid), "{stat:?}");
+                // Several looks make one: on a busy machine it may go from one state to the next between any two of them.
+                let seen = || marked() || in_execve(stat.pid) || marked() || ends(stat.pid);
+                assert!(seen() || seen(), "{stat:?}");
             }
         }
     }
