@@ -233,8 +233,8 @@ fn tried(why: &str) -> String {
     if links.is_empty() { line(why, 400) } else { links.join(", ") }
 }
 
-/// Control characters and length taken away.
-fn line(text: &str, longest: usize) -> String {
+/// What AWS or its SDK says, on one line of at most so many characters.
+pub fn line(text: &str, longest: usize) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(longest).collect();
     if text.chars().count() > longest {
         line.push('…');

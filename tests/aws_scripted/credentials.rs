@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::aws::scripted::{ASSUMED, EXPIRED, Scripted, every};
 use crate::aws::world::{SECRET_KEY, Setup, World};
 use crate::{put, server};
 
 /// A world whose keys come from a profile's file.
 fn with_profile(server: &Scripted) -> World {
-    let mut world = World::new(&server.address(), &Setup::one("app"));
+    with_profile_of(server, &Setup::one("app"))
+}
+
+fn with_profile_of(server: &Scripted, setup: &Setup) -> World {
+    let mut world = World::new(&server.address(), setup);
     world.env("AWS_ACCESS_KEY_ID", None);
     world.env("AWS_SECRET_ACCESS_KEY", None);
     let file = world.path("credentials").display().to_string();
@@ -40,6 +46,25 @@ fn credentials_that_expired_are_loaded_anew_and_the_read_goes_on() {
     assert!(asked.last().unwrap().access_key == "AKIDNEW");
     world.well("app");
     assert_eq!(world.secret("app").unwrap()["failing_since"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_queue_whose_credentials_expired_is_waited_on_with_new_ones() {
+    let server = server();
+    let mut setup = Setup::new(json!({"app": {"store": "aws", "id": "app", "poll": "1h"}}), "{{ secrets.app.key }}\n");
+    setup.store = json!({"events": {"queue_url": format!("{}/123456789012/events", server.address())}});
+    let mut world = with_profile_of(&server, &setup);
+    world.agent.start();
+    world.serves(&["of-1"]);
+    let waits = |server: &Scripted, key: &str| {
+        let asked = server.asked();
+        asked.iter().any(|a| a.operation == "sqs:ReceiveMessage" && a.access_key == key && a.outcome.is_empty())
+    };
+    world.agent.wait("the queue is waited on", |_| waits(&server, "AKIDOLD").then_some(()));
+    // Nothing else is asked of AWS meanwhile.
+    profile(&world, "AKIDNEW");
+    server.rule(every(EXPIRED).access_key("AKIDOLD"));
+    world.agent.wait("it is waited on with the new key", |_| waits(&server, "AKIDNEW").then_some(()));
 }
 
 #[test]

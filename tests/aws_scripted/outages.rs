@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::aws::scripted::{Answer, Scripted, every};
+use crate::aws::scripted::{Answer, DENIED, Scripted, every};
 use crate::aws::world::{Setup, World};
 use crate::{many, put, server};
 
@@ -129,6 +129,32 @@ fn a_region_that_is_away_is_stood_in_for_by_the_next_until_it_is_back() {
         world.serves(&["of-4"]);
         assert_eq!(world.served(), ["of-1", "of-2", "of-3", "of-4"]);
     }
+}
+
+#[test]
+fn what_another_region_refuses_says_nothing_of_the_first_and_is_not_remembered() {
+    let server = server();
+    put(&server, "other", "of-1");
+    let mut setup = many(&["app", "other"]);
+    setup.store = regions().store;
+    let mut world = World::started(&server.address(), &setup);
+    for region in ["us-east-1", "eu-west-1"] {
+        server.rule(every(DENIED).region(region));
+    }
+    server.rule(every(Answer::Raw(503, "")).region("us-west-2"));
+    let told = world.failing("app", &["store aws, app: AWS in us-west-2", "503"]);
+    assert!(!told.contains("AccessDenied"), "{told}");
+    let (code, _, err) = world.agent.call(&["render", "--once", "--dry-run"]);
+    assert_eq!(code, 69, "{err}");
+    server.clear();
+    let until = Instant::now() + Duration::from_secs(150);
+    while world.agent.call(&["refresh"]).0 != 0 {
+        assert!(Instant::now() < until, "never back");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    server.forget();
+    world.agent.wait("batches again", |_| (server.count("BatchGetSecretValue") > 1).then_some(()));
+    assert_eq!(server.count("GetSecretValue"), 0, "{:?}", server.counts());
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Client {
     /// One request about `what`, in the first region that answers.
     ///
     /// # Errors
-    /// Every one but that of the last region, if that is the only one that was asked, is that of the first.
+    /// The first region's, whatever those after it refuse: a replica need not be there, and has policies of its own.
     pub async fn ask<T, F>(
         &self,
         operation: &'static str,
@@ -126,8 +126,8 @@ impl Client {
         self.ask_places(operation, what, &connection, &send).await
     }
 
-    /// The credentials of a connection are over.
-    async fn forget(&self, over: &Arc<Connection>) {
+    /// The credentials of a connection are over: the next request loads them anew.
+    pub async fn forget(&self, over: &Arc<Connection>) {
         self.connection.lock().await.take_if(|held| Arc::ptr_eq(held, over));
     }
 
@@ -149,9 +149,9 @@ impl Client {
             };
             let next = failed.elsewhere;
             match &mut first {
-                // What is not in a replica says nothing of the secret.
-                Some(first) if next || failed.meaning == Some(Meaning::Missing) => {
-                    first.error.message += "; the regions after it do not answer better";
+                // Credentials are those of all regions.
+                Some(first) if failed.meaning != Some(Meaning::Expired) => {
+                    first.error.message += &format!("; {} does not do better", connection.places[at].region);
                 }
                 _ => first = Some(failed),
             }

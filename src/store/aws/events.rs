@@ -5,16 +5,16 @@
 //!
 //! A queue is one agent's: a message that one agent took, no other sees. What is no event of Secrets Manager is left in it.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::Region;
 use aws_config::timeout::TimeoutConfig;
 use serde_json::Value;
 
+use super::client::Connection;
 use super::id::names;
-use super::judge;
+use super::judge::{self, Meaning};
 use super::lineage::CURRENT;
 use super::reader::Reader;
 use crate::config::model::Locator;
@@ -46,14 +46,15 @@ struct Moved {
 /// The queue.
 pub(super) struct Queue {
     url: String,
-    client: tokio::sync::OnceCell<aws_sdk_sqs::Client>,
+    /// As long as the credentials that it has are good.
+    client: Mutex<Option<(Arc<Connection>, aws_sdk_sqs::Client)>>,
     failing: Mutex<Option<Backoff>>,
     foreign: std::sync::atomic::AtomicBool,
 }
 
 impl Queue {
     pub fn new(url: String) -> Self {
-        Self { url, client: tokio::sync::OnceCell::new(), failing: Mutex::default(), foreign: false.into() }
+        Self { url, client: Mutex::default(), failing: Mutex::default(), foreign: false.into() }
     }
 
     /// Waits for events that concern what is known here.
@@ -76,35 +77,47 @@ impl Queue {
         }
     }
 
-    async fn client(&self, reader: &Reader) -> Result<&aws_sdk_sqs::Client, StoreError> {
-        self.client
-            .get_or_try_init(|| async {
-                let connection = reader.client.connection().await?;
-                let timeout = Duration::from_secs(WAIT.unsigned_abs().into()) + reader.client.config.timeout;
-                let timeouts = TimeoutConfig::builder().connect_timeout(reader.client.config.timeout);
-                let mut config = aws_sdk_sqs::config::Builder::from(&connection.sdk)
-                    .timeout_config(timeouts.operation_timeout(timeout).build());
-                // The queue's URL says where it is, whatever else is set.
-                if let Some(end) = origin(&self.url) {
-                    config = config.endpoint_url(&self.url[..end]);
-                }
-                if let Some(region) = region(&self.url) {
-                    config = config.region(Region::new(region.to_owned()));
-                }
-                Ok(aws_sdk_sqs::Client::from_conf(config.build()))
-            })
-            .await
+    fn client(&self, reader: &Reader, connection: &Arc<Connection>) -> aws_sdk_sqs::Client {
+        let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, client)) = &*held
+            && Arc::ptr_eq(of, connection)
+        {
+            return client.clone();
+        }
+        let timeout = Duration::from_secs(WAIT.unsigned_abs().into()) + reader.client.config.timeout;
+        let timeouts = TimeoutConfig::builder().connect_timeout(reader.client.config.timeout);
+        let mut config = aws_sdk_sqs::config::Builder::from(&connection.sdk)
+            .timeout_config(timeouts.operation_timeout(timeout).build());
+        // The queue's URL says where it is, whatever else is set.
+        if let Some(end) = origin(&self.url) {
+            config = config.endpoint_url(&self.url[..end]);
+        }
+        if let Some(region) = region(&self.url) {
+            config = config.region(Region::new(region.to_owned()));
+        }
+        let client = aws_sdk_sqs::Client::from_conf(config.build());
+        *held = Some((Arc::clone(connection), client.clone()));
+        client
     }
 
     /// Takes what is there, and deletes it: what it says is looked up in Secrets Manager, which is also asked without it.
     async fn receive(&self, reader: &Reader) -> Result<Vec<Event>, StoreError> {
-        let client = self.client(reader).await?;
+        let connection = reader.client.connection().await?;
+        let client = self.client(reader, &connection);
         let failed =
             |operation: &str, refusal| judge::error(&reader.client.store, "SQS", operation, &self.url, &refusal);
         reader.client.count("ReceiveMessage");
         let request =
             client.receive_message().queue_url(&self.url).wait_time_seconds(WAIT).max_number_of_messages(MOST);
-        let answer = request.send().await.map_err(|error| failed("sqs:ReceiveMessage", judge::refusal(error)))?;
+        let answer = match request.send().await.map_err(judge::refusal) {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                if refusal.meaning == Meaning::Expired {
+                    reader.client.forget(&connection).await;
+                }
+                return Err(failed("sqs:ReceiveMessage", refusal));
+            }
+        };
         let (mut events, mut done) = (Vec::new(), Vec::new());
         for message in answer.messages.unwrap_or_default() {
             match message.body.as_deref().and_then(event) {

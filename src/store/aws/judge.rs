@@ -5,8 +5,11 @@ use std::time::Duration;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
-use crate::aws_identity;
+use crate::aws_identity::{self, line};
 use crate::store::{StoreError, StoreErrorKind};
+
+/// Characters of AWS's own words that are told.
+const LONGEST: usize = 400;
 
 /// What AWS said to one request that did not go well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub(super) struct Refusal {
 impl Refusal {
     /// One secret's part of a batch.
     pub fn of_code(code: &str, text: &str) -> Self {
-        Self { meaning: meaning(code, text, None), code: code.to_owned(), text: line(text), retry_after: None }
+        Self { meaning: meaning(code, text, None), code: code.to_owned(), text: line(text, LONGEST), retry_after: None }
     }
 }
 
@@ -124,10 +127,10 @@ where
         let (code, text) = (refused.err().code().unwrap_or_default(), refused.err().message().unwrap_or_default());
         let meaning = meaning(code, text, status);
         let code = if code.is_empty() { status.map(|s| s.to_string()).unwrap_or_default() } else { code.to_owned() };
-        return Refusal { meaning, code, text: line(text), retry_after };
+        return Refusal { meaning, code, text: line(text, LONGEST), retry_after };
     }
     let text = if timed_out { "no answer in time".to_owned() } else { innermost(&error) };
-    Refusal { meaning: Meaning::Down, code: String::new(), text: line(&text), retry_after }
+    Refusal { meaning: Meaning::Down, code: String::new(), text: line(&text, LONGEST), retry_after }
 }
 
 /// The SDK's outer errors say little ("dispatch failure"): the innermost cause says what it was.
@@ -138,15 +141,6 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     last
-}
-
-/// On one line, and not too long.
-fn line(text: &str) -> String {
-    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect();
-    if text.chars().count() > 400 {
-        line.push('…');
-    }
-    line
 }
 
 /// `store NAME, ID: what (code: AWS's words); what to do`.

@@ -291,6 +291,10 @@ fn serve(shared: &Shared, stream: TcpStream) {
             Done::Instead(_) => break,
         };
         drop(held);
+        if request.header("x-amz-target").starts_with("AmazonSQS.") {
+            // A queue makes those wait who ask for what is not there.
+            std::thread::sleep(Duration::from_millis(100));
+        }
         let code = if code.is_empty() { code } else { format!("x-amzn-errortype: {code}\r\n") };
         let head =
             format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{code}content-length: {}\r\n\r\n", body.len());
@@ -319,7 +323,11 @@ fn answer(state: &mut State, request: &Message) -> Done {
     let secrets: Vec<String> = text("SecretId").into_iter().chain(listed).collect();
     let form = String::from_utf8_lossy(&request.body).into_owned();
     let action = form.split('&').find_map(|pair| pair.strip_prefix("Action=")).unwrap_or("nothing");
-    let operation = target.strip_prefix("secretsmanager.").map_or_else(|| format!("sts:{action}"), str::to_owned);
+    let operation = match (target.strip_prefix("secretsmanager."), target.strip_prefix("AmazonSQS.")) {
+        (Some(operation), _) => operation.to_owned(),
+        (_, Some(operation)) => format!("sqs:{operation}"),
+        _ => format!("sts:{action}"),
+    };
     let (stage, version) = (text("VersionStage"), text("VersionId"));
     let at = Instant::now();
     let mut asked = Asked { operation, secrets, region, access_key, stage, version, at, outcome: String::new() };
@@ -357,6 +365,7 @@ fn decide(state: &mut State, asked: &Asked) -> Done {
             secret.and_then(|secret| secret.value(region, asked.version.as_deref(), asked.stage.as_deref()))
         }
         ("BatchGetSecretValue", _) => Ok(batch(state, asked)),
+        ("sqs:ReceiveMessage", _) => Ok(json!({})),
         ("sts:GetCallerIdentity", _) => return Done::Xml(identity(&asked.access_key)),
         (operation, _) if operation.starts_with("sts:AssumeRole") => return Done::Xml(assumed(&operation[4..])),
         (operation, _) => Err(failure("UnknownOperationException", operation)),
