@@ -1,5 +1,7 @@
 //! Everything is eventually consistent: what is served never goes back to a version that was left.
 
+use serde_json::json;
+
 use crate::aws::model::{Labels, Stored};
 use crate::aws::scripted::{Answer, Scripted, every};
 use crate::aws::world::{Setup, World};
@@ -10,6 +12,30 @@ fn second(server: &Scripted) -> (Labels, Labels) {
     let before = server.labels("app");
     put(server, "app", "of-2");
     (before, server.labels("app"))
+}
+
+#[test]
+fn a_rotation_that_is_announced_is_looked_for_every_half_minute_and_then_no_more() {
+    let server = server();
+    let now = jiff::Timestamp::now().as_second() as f64;
+    server.change("app", |secret| secret.next_rotation = Some(now + 600.0));
+    let setup = Setup::new(json!({"app": {"store": "aws", "id": "app", "poll": "2h"}}), "{{ secrets.app.key }}\n");
+    let mut world = World::started(&server.address(), &setup);
+    // Seconds until it is read by itself: without a rotation, 12 minutes at the least (the first poll of a start comes anywhere
+    // within its time, the first tenth aside).
+    let next = |world: &World| {
+        let at: jiff::Timestamp = world.secret("app").unwrap()["next_read_at"].as_str().unwrap().parse().unwrap();
+        at.duration_since(jiff::Timestamp::now()).as_secs()
+    };
+    world.refresh("app");
+    assert!((0..=35).contains(&next(&world)), "{} s", next(&world));
+    // AWS has rotated it, and says when it will again.
+    put(&server, "app", "of-2");
+    server.change("app", |secret| secret.next_rotation = Some(now + 30.0 * 86_400.0));
+    world.refresh("app");
+    world.serves(&["of-2"]);
+    world.refresh("app");
+    assert!(next(&world) > 300, "{} s", next(&world));
 }
 
 #[test]

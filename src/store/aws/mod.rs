@@ -26,6 +26,7 @@ mod saved;
 mod upkeep;
 mod value;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,8 +233,9 @@ impl Store for AwsStore {
     }
 
     fn upkeep(&self, polled: &[(&Locator, Duration)]) -> Option<Upkeep> {
-        let polled: Vec<_> =
+        // Several keys of one secret are one request.
+        let polled: BTreeSet<_> =
             polled.iter().filter_map(|(locator, poll)| Some((self.place(locator).ok()?.0, *poll))).collect();
-        Some(upkeep::of(&self.reader, &polled, self.queue.is_some()))
+        Some(upkeep::of(&self.reader, &polled.into_iter().collect::<Vec<_>>(), self.queue.is_some()))
     }
 }

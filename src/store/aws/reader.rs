@@ -267,8 +267,10 @@ impl Reader {
             Belief::Same | Belief::New => {}
         }
         let mut memory = self.memory();
-        let news = memory.lineage_mut(ask).take(&got.version, got.created);
-        if news {
+        let lineage = memory.lineage_mut(ask);
+        let known_before = lineage.current.is_some();
+        let news = lineage.take(&got.version, got.created);
+        if news && known_before {
             // Its next rotation is another one.
             let known = memory.secrets.entry(ask.id.clone()).or_default();
             (known.described, known.next_rotation) = (None, None);

@@ -89,7 +89,9 @@ impl Secret {
             "ARN": self.arn(region), "Name": self.name, "VersionIdsToStages": versions, "CreatedDate": 1.7e9,
             "LastChangedDate": 1.7e9,
         });
-        self.next_rotation.into_iter().for_each(|at| answer["NextRotationDate"] = at.into());
+        if let Some(at) = self.next_rotation {
+            (answer["RotationEnabled"], answer["NextRotationDate"]) = (true.into(), at.into());
+        }
         self.deleted.into_iter().for_each(|at| answer["DeletedDate"] = at.into());
         answer
     }
