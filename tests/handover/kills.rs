@@ -60,7 +60,18 @@ fn where_its_sockets_cannot_be_taken_over_what_a_killed_agent_left_is_ended_firs
     world.wait_servers(1);
 }
 
+#[test]
+fn killed_while_clients_go_over_from_one_process_to_the_other_none_of_them_is_lost() {
+    at_each_of(&["handover.steer.before", "handover.steer.after"].map(|point| (point.to_owned(), 1)));
+}
+
 fn at_each_step(when: &str) {
+    let hits = |step: &str| if step == "save" { 2 } else { 1 };
+    let points = STEPS.iter().flat_map(|step| (1..=hits(step)).map(move |hit| (format!("effect.{step}.{when}"), hit)));
+    at_each_of(&points.collect::<Vec<_>>());
+}
+
+fn at_each_of(points: &[(String, usize)]) {
     if !cfg!(feature = "failpoints") {
         eprintln!("SKIP: kills at failpoints need `--features failpoints`");
         assert!(std::env::var("LEASEHOLD_REQUIRE").as_deref() != Ok("all"), "required, but skipped");
@@ -69,12 +80,8 @@ fn at_each_step(when: &str) {
     let Some(mut world) = world(&USUAL, "good-1") else { return };
     world.begin();
     let load = Load::on(&world);
-    for (index, step) in STEPS.iter().enumerate() {
-        let hits = if *step == "save" { 2 } else { 1 };
-        for hit in 1..=hits {
-            let key = format!("good-{index}-{hit}");
-            kill_at(&mut world, &format!("effect.{step}.{when}"), hit, &key);
-        }
+    for (index, (point, hit)) in points.iter().enumerate() {
+        kill_at(&mut world, point, *hit, &format!("good-{index}"));
     }
     let seen = load.end();
     assert_eq!(seen.failed, Vec::<String>::new(), "of {}", seen.asked);

@@ -46,6 +46,7 @@ fn an_unhealthy_new_process_is_ended_and_the_old_one_never_noticed() {
     assert!(!world.noted(first, "TERM"), "{}", world.notes());
     let seen = load.end();
     assert_eq!((seen.failed, seen.most), (Vec::new(), 2));
+    assert_eq!(seen.pids, [first].into(), "no client ever came to the one on trial");
     world.agent.wait_state("app", "healthy");
     // And the next good one is taken up from there.
     world.change("good-3");
@@ -143,7 +144,11 @@ fn a_new_process_that_dies_is_ended_at_once_and_one_that_served_and_died_is_star
     world.change("bad-3");
     world.wait_servers(2);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(first).unwrap()), Signal::SIGKILL).unwrap();
+    world.wait_servers(1);
+    let trial = i64::from(world.servers()[0]);
+    let load = Load::on(&world);
     world.agent.wait_outcomes(&["committed", "rolled_back", "rolled_back"]);
+    assert!(load.end().pids.contains(&trial), "rather the one on trial than none");
     assert_ne!(world.wait_key("good-1"), first);
     world.wait_servers(1);
     world.agent.wait_state("app", "healthy");

@@ -1,22 +1,29 @@
 //! What an agent that was killed left serving (`on_change: handover`): its listening sockets are taken over
 //! (pidfd_getfd(2)), and it serves until a new process is settled. Where the system forbids that, it is ended first.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::{SocketAddrUnix, SocketType, getsockname, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use tokio::time::timeout;
 
 use super::Exec;
+use super::beside::Retired;
 use super::leftover::{Except, Marks, Quarry};
 use super::record::{Record, Slot};
-use super::sockets::{Kept, forget_private};
+use super::sockets::{Kept, Place, forget_private};
 use crate::config::model::Listen;
 use crate::process::procfs::Stat;
 use crate::reload::ReloadError;
+
+/// How long those may wait who came to a process that was told to leave.
+const EMPTIED_WITHIN: Duration = Duration::from_secs(5);
 
 impl Exec {
     /// Looks for what serves, once in the agent's life. At most one process (with its descendants) is left alone then; where
@@ -27,17 +34,24 @@ impl Exec {
             .map_err(|e| ReloadError::failed(format!("cannot read which process ran before: {e}")))?;
         forget_private(&state_dir, &target);
         let Some((slot, record, family)) = serving(&records).await? else { return Ok(()) };
+        let left = records.iter().filter(|(slot, _)| *slot == Slot::Leaving).map(|(_, record)| record.pid).collect();
         let others = Quarry {
             records: records.into_iter().map(|(_, record)| record).collect(),
             marks: Marks::Target(self.process.mark.clone()),
             except: vec![Except::Process(record.clone())],
         };
+        let (rivals, listen) = (others.find().await?, self.process.config.listen.clone());
+        let sockets = tokio::task::spawn_blocking(move || {
+            take_all(&family, &listen).map(|sockets| (gather(&sockets, &rivals, &left), sockets))
+        });
+        let sockets = sockets.await;
+        if let Ok(Ok((retired, _))) = &sockets {
+            let _taken_or_refused = timeout(EMPTIED_WITHIN, retired.emptied()).await;
+        }
         others.end(self.process.config.stop_timeout).await?;
-        let listen = self.process.config.listen.clone();
-        let sockets = tokio::task::spawn_blocking(move || take_all(&family, &listen)).await;
         let pid = record.pid;
         match sockets.map_err(io::Error::other) {
-            Ok(Ok(sockets)) => {
+            Ok(Ok((_, sockets))) => {
                 self.sockets = sockets;
                 if slot != Slot::Serving {
                     self.rename(slot, Slot::Serving);
@@ -68,6 +82,30 @@ async fn serving(records: &[(Slot, Record)]) -> Result<Option<(Slot, Record, Vec
         }
     }
     Ok(None)
+}
+
+/// Has all clients come to these sockets, and none to others at their addresses. Answers those at which some may wait that came
+/// before: of processes that an agent before had told to leave. A process on trial had no clients.
+fn gather(sockets: &[Arc<Kept>], rivals: &[Stat], left: &BTreeSet<i32>) -> Retired {
+    let mut retired = Vec::new();
+    for stat in rivals {
+        let leaves = left.contains(&stat.pid) || left.contains(&stat.pgrp);
+        for socket in listening(stat.pid).unwrap_or_default() {
+            let tcp = |kept: &&Arc<Kept>| matches!(kept.address, Listen::Tcp(_)) && is_at(&socket, &kept.address);
+            let Some(kept) = sockets.iter().find(tcp) else { continue };
+            let other = Kept::taken(kept.address.clone(), socket);
+            if other.cookie() == kept.cookie() {
+                continue;
+            }
+            if let Err(error) = kept.steer(if leaves { Place::Beside } else { Place::First }) {
+                tracing::warn!(address = %kept.address, %error, "clients may still come to a process that is to end");
+            }
+            if leaves {
+                retired.push(Arc::new(other));
+            }
+        }
+    }
+    Retired(retired)
 }
 
 /// A socket for each address: the family's, or a new one where it has none.

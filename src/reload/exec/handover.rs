@@ -1,5 +1,6 @@
-//! `on_change: handover`: the new process is started beside the old one, on the same listening sockets, and only once its
-//! generation is committed the old one is told to end. Where it is not, the new one is ended, and the old one never knew.
+//! `on_change: handover`: the new process is started beside the old one, at the same addresses, and only once its generation
+//! is committed clients come to it, and the old one is told to end. Where it is not, the new one is ended, and the old one and
+//! the clients never knew.
 //!
 //! Two processes at most: one on trial is ended before another is tried, and a third waits until the one that drains is gone.
 
@@ -7,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::beside::Retired;
 use super::leaving::{Leaving, Manner};
 use super::leftover::Quarry;
 use super::record::{Record, Slot};
@@ -14,6 +16,7 @@ use super::sockets::Private;
 use super::spawn::Running;
 use super::{Exec, reaped};
 use crate::config::model::OnChange;
+use crate::failpoint;
 use crate::process::{procfs, reap};
 use crate::reload::{Change, Exit, ReloadError, Taken};
 
@@ -57,6 +60,7 @@ impl Exec {
         self.before = Some(self.promoted(serving));
         let started = self.start(change, env, Slot::Trial).await;
         if started.is_err() {
+            self.beside = None;
             self.running = self.before.take();
         }
         started
@@ -84,6 +88,7 @@ impl Exec {
             tracing::info!(target_name = %self.process.context.target, pid, "the new process was ended");
             self.forget(slot);
         }
+        self.beside = None;
         self.running = self.before.take();
         self.forward.set(self.running.as_ref().map(|running| Arc::clone(&running.pidfd)));
         reap::reap_orphans();
@@ -106,30 +111,50 @@ impl Exec {
         let of = |running: &Option<Running>| running.as_ref().is_some_and(|running| running.generation == generation);
         if of(&self.running) {
             let drain = self.process.config.drain;
-            if let Some(before) = self.before.take() {
-                self.leave(before, drain);
-            }
-            if let Some(orphan) = self.orphan.take() {
+            // On disk first: an agent after this one has the clients come to the process that is recorded to serve.
+            if self.before.is_some() || self.orphan.is_some() {
                 self.rename(Slot::Serving, Slot::Leaving);
-                self.leaving.push(Leaving::orphan(orphan, self.manner(drain)));
             }
             if let Some(running) = self.running.take() {
                 self.forward.set(Some(Arc::clone(&running.pidfd)));
                 self.running = Some(self.promoted(running));
             }
+            let retired = self.take_over();
+            if let Some(mut before) = self.before.take() {
+                before.slot = Slot::Leaving;
+                self.leave(before, drain, retired);
+            } else if let Some(orphan) = self.orphan.take() {
+                self.leaving.push(Leaving::orphan(orphan, self.manner(drain, retired)));
+            }
         } else if of(&self.before) {
+            // First, so that an agent after this one does not take it for the socket that was there before.
+            self.beside = None;
             if let Some(trial) = self.running.take() {
-                self.leave(trial, self.process.config.stop_timeout);
+                self.leave(trial, self.process.config.stop_timeout, Retired::none());
             }
             self.running = self.before.take();
             self.forward.set(self.running.as_ref().map(|running| Arc::clone(&running.pidfd)));
         }
     }
 
+    /// All clients come to the process on trial from now on. Answers the sockets of the one before.
+    fn take_over(&mut self) -> Retired {
+        let Some(beside) = self.beside.take() else { return Retired::none() };
+        failpoint::hit("handover.steer.before");
+        let (sockets, retired) = beside.take_over();
+        failpoint::hit("handover.steer.after");
+        let context = &self.process.context;
+        sockets.iter().for_each(|kept| context.sockets.keep(&context.target, kept));
+        self.sockets = sockets;
+        retired
+    }
+
     /// Lets a process end in the background.
-    pub(super) fn leave(&mut self, running: Running, drain: Duration) {
-        self.rename(running.slot, Slot::Leaving);
-        self.leaving.push(Leaving::child(running, self.manner(drain)));
+    pub(super) fn leave(&mut self, running: Running, drain: Duration, retired: Retired) {
+        if running.slot != Slot::Leaving {
+            self.rename(running.slot, Slot::Leaving);
+        }
+        self.leaving.push(Leaving::child(running, self.manner(drain, retired)));
     }
 
     /// The process that served while another was on trial may have ended by itself.
@@ -138,7 +163,7 @@ impl Exec {
         if let Some(before) = self.before.take() {
             let target = &self.process.context.target;
             tracing::warn!(target_name = %target, pid = before.pid, "the process that served ended by itself ({exit})");
-            self.leave(before, Duration::ZERO);
+            self.leave(before, Duration::ZERO, Retired::none());
         }
         self.forward.set(self.running.as_ref().map(|running| Arc::clone(&running.pidfd)));
     }
@@ -157,9 +182,9 @@ impl Exec {
         self.leaving.clear();
     }
 
-    fn manner(&self, drain: Duration) -> Manner {
+    fn manner(&self, drain: Duration, retired: Retired) -> Manner {
         let stop_timeout = self.process.config.stop_timeout;
-        Manner { drain, stop_timeout, state_dir: self.process.state_dir(), slot: Slot::Leaving }
+        Manner { drain, retired, stop_timeout, state_dir: self.process.state_dir(), slot: Slot::Leaving }
     }
 
     /// The one that serves, also on disk.

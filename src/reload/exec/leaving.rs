@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::beside::Retired;
 use super::leftover::Quarry;
 use super::reaped;
 use super::record::{Record, Slot};
@@ -25,8 +26,10 @@ pub(super) struct Leaving {
 
 /// Where and how.
 pub(super) struct Manner {
-    /// From TERM to KILL.
+    /// From now to KILL.
     pub drain: Duration,
+    /// The sockets that are its alone: TERM comes once nobody waits there, and they are closed after its end.
+    pub retired: Retired,
     /// The same for what the process leaves behind when it ends.
     pub stop_timeout: Duration,
     /// Where its record is.
@@ -39,7 +42,7 @@ impl Leaving {
     /// Tells a child of ours to end. Only the process itself: its workers are its own to wind up.
     pub fn child(running: Running, manner: Manner) -> Self {
         let record = running.record.clone();
-        Self::begin(record, manner, |manner, kill_at| child_ends(running, manner, kill_at))
+        Self::begin(record, manner, |stop_timeout, kill_at| child_ends(running, stop_timeout, kill_at))
     }
 
     /// Tells another agent's child to end, and all that came of it.
@@ -54,17 +57,25 @@ impl Leaving {
         ending: impl FnOnce(Duration, watch::Receiver<Instant>) -> F,
     ) -> Self {
         let (kill_at, killed_at) = watch::channel(Instant::now() + manner.drain);
+        let mut sooner = killed_at.clone();
         let ending = ending(manner.stop_timeout, killed_at);
-        let own = record.clone();
+        let (own, retired, drain) = (record.clone(), manner.retired, manner.drain);
         let (open, end) = watch::channel(());
         let task = tokio::spawn(async move {
             let _open = open;
             let (pid, target) = (own.pid, own.target.clone());
+            tokio::select! {
+                () = retired.emptied() => {}
+                () = tokio::time::sleep(drain) => {}
+                // The agent stops.
+                _ = sooner.changed() => {}
+            }
             match ending.await {
                 Ok(()) => tracing::info!(target_name = target, pid, "the process before has ended"),
                 // The next start looks for what is left of it, and does not go on before that is gone.
                 Err(error) => tracing::error!(target_name = target, pid, "the process before: {error}"),
             }
+            drop(retired);
             let recorded = Record::read(&manner.state_dir, &target, manner.slot);
             if recorded.is_ok_and(|recorded| recorded.is_some_and(|recorded| recorded == own)) {
                 let _found_to_be_gone_later = Record::remove(&manner.state_dir, &target, manner.slot);

@@ -11,6 +11,7 @@
 
 mod adopt;
 mod backoff;
+mod beside;
 mod handover;
 mod leaving;
 mod leftover;
@@ -43,6 +44,7 @@ pub use leftover::{Leftover, MARK, sweep_leftovers};
 pub use sockets::Sockets;
 pub use trampoline::{TRAMPOLINE, is_trampoline, trampoline_main};
 
+use beside::{Beside, Retired};
 use leaving::Leaving;
 use leftover::{Except, Marks, Quarry};
 use record::{Record, Slot};
@@ -146,8 +148,10 @@ pub(super) struct Exec {
     looked: bool,
     /// What ends in the background.
     leaving: Vec<Leaving>,
-    /// The sockets of `listen` that are open.
+    /// The sockets of `listen` that are open: of the process that serves.
     sockets: Vec<Arc<Kept>>,
+    /// Those of the process on trial.
+    beside: Option<Beside>,
     /// An end that `died` has not told of yet.
     untold: Option<Exit>,
     forward: Forward,
@@ -166,6 +170,7 @@ impl Exec {
             looked: false,
             leaving: Vec::new(),
             sockets,
+            beside: None,
             untold: None,
             forward: Forward::default(),
         }
@@ -212,14 +217,21 @@ impl Exec {
             tracing::info!(target_name = %target, processes = left, "ended what an earlier process had left behind");
         }
         self.open_sockets()?;
+        if slot == Slot::Trial {
+            // One beside another at most.
+            self.beside = None;
+            let serving = self.before.as_ref().map(|running| &running.record).or(self.orphan.as_ref());
+            self.beside = Some(Beside::open(&self.sockets, serving));
+        }
         let (mark, private) = self.own()?;
+        let sockets = self.beside.as_ref().map_or(self.sockets.as_slice(), Beside::sockets);
         let start = Start {
             env: change.env,
             digest: env,
             mark,
             generation: change.generation,
             slot,
-            public: self.sockets.iter().map(|kept| kept.as_fd()).collect(),
+            public: sockets.iter().map(|kept| kept.as_fd()).collect(),
             private,
         };
         let running = spawn::start(&self.process, start).await?;
@@ -274,7 +286,7 @@ impl Exec {
         for ended in [self.running.as_mut(), self.before.as_mut()].into_iter().flatten() {
             exit = Some(reaped(&self.process.name(), ended).await?);
         }
-        (self.running, self.before) = (None, None);
+        (self.running, self.before, self.beside) = (None, None, None);
         self.gone();
         for leaving in std::mem::take(&mut self.leaving) {
             leaving.gone().await;
@@ -296,9 +308,10 @@ impl Exec {
 
     fn died_by_itself(&mut self) {
         let running = self.running.take();
+        self.beside = None;
         if let Some(running) = running.filter(|_| self.before.is_some() || self.orphan.is_some()) {
             // What it left must not serve on; where nothing else serves, the next start ends that first.
-            self.leave(running, Duration::ZERO);
+            self.leave(running, Duration::ZERO, Retired::none());
         }
         self.gone();
     }

@@ -1,5 +1,5 @@
 //! The listening sockets of a supervised process. The agent owns them: they outlive each process, so that a client waits
-//! in the backlog where there is none for a moment, and two processes can serve one port.
+//! in the backlog where there is none for a moment.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use nix::libc::{sock_filter, sock_fprog};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::AttachReusePortCbpf;
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::config::model::{Listen, TargetName};
 use crate::reload::ReloadError;
@@ -20,6 +24,8 @@ use crate::reload::ReloadError;
 const BACKLOG: i32 = 4096;
 /// unix(7): what a path may be long.
 const PATH_MAX: usize = 107;
+/// BPF_RET | BPF_K: answer with a constant.
+const BPF_RETURN: u16 = 0x06;
 /// Folder of the private sockets, in the target's part of the state directory.
 const PRIVATE: &str = "private";
 
@@ -43,6 +49,15 @@ impl Sockets {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert((Arc::clone(target), kept.address.clone()), Arc::downgrade(kept));
     }
+}
+
+/// Which of the sockets at one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// That which has listened longest.
+    First,
+    /// The one that was opened beside it.
+    Beside,
 }
 
 /// A listening socket; closed-on-exec. The file of a unix socket goes with it.
@@ -71,6 +86,46 @@ impl Kept {
         };
         opened.map(|socket| Self::taken(address.clone(), socket)).map_err(|error| explain(address, &error))
     }
+
+    /// Another socket at the same address, to which no client comes before [`steer`](Self::steer) says so. None: it is a unix
+    /// socket's, which only one can have. An error: the kernel is not able to (its own before 4.5, and gVisor's), or another
+    /// opened this one.
+    pub fn beside(&self) -> io::Result<Option<Self>> {
+        if !matches!(self.address, Listen::Tcp(_)) {
+            return Ok(None);
+        }
+        let name = SocketAddr::try_from(rustix::net::getsockname(&self.socket)?)?;
+        self.steer(Place::First)?;
+        let v6only = name.is_ipv6() && sockopt::ipv6_v6only(&self.socket)?;
+        let beside = unbound(name, v6only)?;
+        sockopt::set_socket_reuseport(&beside, true)?;
+        rustix::net::bind(&beside, &name)?;
+        rustix::net::listen(&beside, BACKLOG)?;
+        Ok(Some(Self::taken(self.address.clone(), beside)))
+    }
+
+    /// Says to which of the sockets at this address all new clients come. Those that have come before stay where they are.
+    pub fn steer(&self, place: Place) -> io::Result<()> {
+        let mut answer = sock_filter { code: BPF_RETURN, jt: 0, jf: 0, k: place as u32 };
+        let program = sock_fprog { len: 1, filter: &raw mut answer };
+        Ok(setsockopt(&self.socket, AttachReusePortCbpf, &program)?)
+    }
+
+    /// Whether a client waits to be accepted.
+    pub fn waits(&self) -> bool {
+        let mut looked = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut looked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) && looked[0].any() == Some(true)
+    }
+
+    /// Nobody listens any more, whoever has it open. Not for a unix socket.
+    pub fn close(&self) {
+        let _not_listening = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Names the socket, whatever descriptors it has.
+    pub fn cookie(&self) -> Option<u64> {
+        sockopt::socket_cookie(&self.socket).ok()
+    }
 }
 
 impl AsFd for Kept {
@@ -98,16 +153,24 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 }
 
 fn open_tcp(address: SocketAddr, beside: &[Listen]) -> io::Result<OwnedFd> {
+    let v4 = |other: &Listen| matches!(other, Listen::Tcp(v4) if v4.is_ipv4() && v4.port() == address.port());
+    let socket = unbound(address, beside.iter().any(v4))?;
+    rustix::net::bind(&socket, &address)?;
+    // Before listen(2), or no other can be opened beside it; after bind(2), or it could join somebody else's.
+    let _then_none_is_beside_it = sockopt::set_socket_reuseport(&socket, true);
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// A TCP socket for an address.
+fn unbound(address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket(family)?;
     // Connections of an earlier process may linger (TIME_WAIT) on the port.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if address.is_ipv6() {
-        let v4 = |other: &Listen| matches!(other, Listen::Tcp(v4) if v4.is_ipv4() && v4.port() == address.port());
-        sockopt::set_ipv6_v6only(&socket, beside.iter().any(v4))?;
+        sockopt::set_ipv6_v6only(&socket, v6only)?;
     }
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
