@@ -438,8 +438,15 @@ impl Tmpfs {
 
     fn remount(&self, how: &str) {
         let options = format!("remount,{how}");
-        let done = Command::new("mount").args(["-o", &options]).arg(self.0.path()).status().unwrap();
-        assert!(done.success());
+        // Busy as long as a child of another test, on its way to its own program, has what is open here.
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let done = Command::new("mount").args(["-o", &options]).arg(self.0.path()).output().unwrap();
+            if done.status.success() {
+                return;
+            }
+            assert!(Instant::now() < until, "{}", String::from_utf8_lossy(&done.stderr));
+        }
     }
 }
 
