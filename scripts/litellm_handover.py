@@ -21,7 +21,7 @@ class Handover(Run):
 
     def steps(self):
         return (
-            self.start, self.clients, self.rotation, self.overlap_end, self.refusal, self.verification, self.leaks, self.stop
+            self.start, self.clients, self.rotation, self.overlap_end, self.verification, self.refusal, self.leaks, self.stop
         )
 
     def end_clients(self):
@@ -108,7 +108,6 @@ class Handover(Run):
         self.report.line(f"quarantined: litellm.yaml is as it was, LiteLLM still process {before[0]}")
         self.none_failed()
         self.complete_with(SECOND, "second")
-        self.report.line(f"history: {', '.join(self.outcomes())}")
 
     def refusal(self):
         self.report.step("rollback: a key that lists models but may not chat passes verify, and is written to the store")
@@ -127,9 +126,10 @@ class Handover(Run):
         require(("POST", "/v1/chat/completions", 403) in saw, f"the provider saw the limited key as {saw}")
         chats = sum(1 for method, _, _ in saw if method == "POST")
         self.report.line(f"rolled back: not healthy within {self.WITHIN} s; LiteLLM is process {before[0]} as before")
-        self.report.line(f"the provider refused {chats} completions with the limited key")
+        self.report.line(f"the provider refused the limited key to the health check alone, {chats} times")
         self.none_failed()
         self.complete_with(SECOND, "second")
+        self.report.line(f"history: {', '.join(self.outcomes())}")
 
 
 def page(lines, run):
