@@ -15,6 +15,9 @@ use nix::fcntl::{Flock, FlockArg};
 /// Booting takes 0.6 s where nothing else runs.
 const BOOT: Duration = Duration::from_secs(60);
 
+/// Its units may take 90 s each to stop (DefaultTimeoutStopSec=).
+const SHUTDOWN: Duration = Duration::from_secs(240);
+
 /// A booted machine; killed when dropped, halted when the thread that booted it ends without that.
 pub struct Machine {
     nspawn: Child,
@@ -76,9 +79,9 @@ impl Machine {
         let before = PathBuf::from(format!("/proc/{}", std::mem::take(&mut self.init)));
         let init = before.file_name().and_then(|pid| pid.to_str()).expect("a pid").to_owned();
         let _ = Command::new("nsenter").args(["-t", &init, "-a", "--", "systemctl", "reboot"]).output();
-        let deadline = Instant::now() + BOOT;
+        let deadline = Instant::now() + SHUTDOWN;
         while before.exists() {
-            assert!(Instant::now() < deadline, "the machine did not shut down within {BOOT:?}");
+            assert!(Instant::now() < deadline, "the machine did not shut down within {SHUTDOWN:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
         self.wait_for_boot().expect("it boots again");

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::nspawn::Machine;
 
 /// Far longer than any state should take.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 pub const AGENT: &str = "leasehold@litellm.service";
 pub const LITELLM: &str = "litellm.service";
 const CONFIG: &str = "/etc/leasehold/litellm.yaml";
@@ -34,14 +34,32 @@ pub struct Site {
 }
 
 impl Site {
-    /// Installed, with what `install.sh` says is to be done next, but nothing is started. None: it cannot be done here, and was told.
+    /// Installed, with what `install.sh` says is to be done next and a stand-in for LiteLLM, but nothing is started. None: it
+    /// cannot be done here, and was told.
     pub fn installed() -> Option<Self> {
+        let site = Self::without_litellm(&[])?;
+        let litellm = std::fs::read_to_string(repository("tests/systemd_units/litellm.pl")).unwrap();
+        site.litellm(&litellm);
+        // Not less: both secrets of one change are to be one rotation, on a slow machine too.
+        site.edit_config("settle: {min: 2s, max: 10s}", "settle: {min: 1s, max: 10s}");
+        site.edit_config("interval: 1s", "interval: 100ms");
+        Some(site)
+    }
+
+    /// Puts the program that units and config name in its place.
+    pub fn litellm(&self, script: &str) {
+        self.machine.write("/opt/litellm/bin/litellm", script);
+        self.machine.must(&["chmod", "0755", "/opt/litellm/bin/litellm"]);
+    }
+
+    /// The same without LiteLLM. `more`: folders of this machine, and where they are seen inside.
+    pub fn without_litellm(more: &[(&Path, &str)]) -> Option<Self> {
         let binary = Path::new(env!("CARGO_BIN_EXE_agent")).parent().unwrap();
         let (units, examples) = (repository("systemd"), repository("examples"));
         let (inside_units, inside_examples) = (format!("{REPOSITORY}/systemd"), format!("{REPOSITORY}/examples"));
         let binds: [(&Path, &str); 3] =
             [(binary, "/opt/agent"), (&units, &inside_units), (&examples, &inside_examples)];
-        let machine = match Machine::boot_with_disk(&binds) {
+        let machine = match Machine::boot_with_disk(&[&binds, more].concat()) {
             Ok(machine) => machine,
             Err(why) => {
                 skip(&why);
@@ -62,12 +80,6 @@ impl Site {
             let command = command.replace("openssl rand -base64 48", "head -c 36 /dev/urandom | base64");
             site.machine.must(&["sh", "-ec", &command]);
         }
-        let litellm = std::fs::read_to_string(repository("tests/systemd_units/litellm.pl")).unwrap();
-        site.machine.write("/opt/litellm/bin/litellm", &litellm);
-        site.machine.must(&["chmod", "0755", "/opt/litellm/bin/litellm"]);
-        // Not less: both secrets of one change are to be one rotation, on a slow machine too.
-        site.edit_config("settle: {min: 2s, max: 10s}", "settle: {min: 1s, max: 10s}");
-        site.edit_config("interval: 1s", "interval: 100ms");
         Some(site)
     }
 
@@ -92,9 +104,13 @@ impl Site {
     }
 
     pub fn edit_config(&self, from: &str, to: &str) {
-        let text = self.read(CONFIG).expect("a config");
+        self.edit(CONFIG, from, to);
+    }
+
+    pub fn edit(&self, path: &str, from: &str, to: &str) {
+        let text = self.read(path).expect("it is there");
         assert!(text.contains(from), "{from:?} is not in {text}");
-        self.machine.write(CONFIG, &text.replace(from, to));
+        self.machine.write(path, &text.replace(from, to));
     }
 
     /// Puts the secrets into the store, by a rename.
