@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::beside::Retired;
 use super::leftover::Quarry;
@@ -26,7 +26,7 @@ pub(super) struct Leaving {
 
 /// Where and how.
 pub(super) struct Manner {
-    /// From now to KILL.
+    /// From TERM to KILL.
     pub drain: Duration,
     /// The sockets that are its alone: TERM comes once nobody waits there, and they are closed after its end.
     pub retired: Retired,
@@ -57,7 +57,7 @@ impl Leaving {
         ending: impl FnOnce(Duration, watch::Receiver<Instant>) -> F,
     ) -> Self {
         let (kill_at, killed_at) = watch::channel(Instant::now() + manner.drain);
-        let mut sooner = killed_at.clone();
+        let (mut sooner, later) = (killed_at.clone(), kill_at.clone());
         let ending = ending(manner.stop_timeout, killed_at);
         let (own, retired, drain) = (record.clone(), manner.retired, manner.drain);
         let (open, end) = watch::channel(());
@@ -65,11 +65,13 @@ impl Leaving {
             let _open = open;
             let (pid, target) = (own.pid, own.target.clone());
             tokio::select! {
-                () = retired.emptied() => {}
-                () = tokio::time::sleep(drain) => {}
+                biased;
                 // The agent stops.
                 _ = sooner.changed() => {}
+                () = retired.emptied() => { later.send_replace(Instant::now() + drain); }
+                () = sleep(drain) => {}
             }
+            drop(later);
             match ending.await {
                 Ok(()) => tracing::info!(target_name = target, pid, "the process before has ended"),
                 // The next start looks for what is left of it, and does not go on before that is gone.
