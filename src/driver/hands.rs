@@ -52,6 +52,8 @@ pub(super) struct Hands {
     pub standing: OnStanding,
     /// How the supervised process ended while an operation watched it.
     pub last_exit: Option<Exit>,
+    /// How it ended when the agent stopped in the middle of a rotation.
+    pub stopped: Option<Exit>,
     /// When the process was last told, or started.
     pub told_at: Option<Instant>,
 }
@@ -261,6 +263,7 @@ impl Hands {
         match self.reload.halt().await {
             Ok(exit) => {
                 self.last_exit = exit.or(self.last_exit);
+                self.stopped = exit.filter(|_| self.stop.is_cancelled());
                 Answer::of(Event::Done)
             }
             Err(error) => Answer::for_now(error),

@@ -129,6 +129,7 @@ impl Life {
             files_only: surroundings.files_only,
             published: Arc::clone(&published),
             last_exit: None,
+            stopped: None,
             told_at: None,
             owed: None,
             standing: Arc::clone(&surroundings.standing),
@@ -352,7 +353,7 @@ impl Life {
             && !self.surroundings.files_only
         {
             match hands.reload.stop().await {
-                Ok(stopped) => exit = exit.or(stopped),
+                Ok(stopped) => exit = exit.or(stopped).or(hands.stopped),
                 Err(error) => tracing::error!(target_name = %self.record.target, "{error}"),
             }
         }

@@ -52,6 +52,17 @@ fn term_ends_the_child_and_its_code_is_the_agents() {
 }
 
 #[test]
+fn term_while_it_is_not_healthy_yet_answers_its_code_too() {
+    let config = app("    health: {type: command, run: ['false'], interval: 100ms, within: 60s}\n");
+    let mut agent = Agent::new(&config, &key("key-of-1"));
+    let script = "trap 'exit 5' TERM; echo $$ >pid; while :; do sleep 0.05; done";
+    agent.start_with(&["run", "--", "sh", "-c", script]);
+    let pid = agent.wait("the child", |a| last_number(&a.dir.join("pid")));
+    assert_eq!(agent.stop().code(), Some(5));
+    assert!(!alive(pid));
+}
+
+#[test]
 fn interrupt_ends_as_term_does() {
     let mut agent = agent();
     agent.start_with(&["run", "--", "sh", "-c", "echo $$ >pid; while :; do sleep 0.05; done"]);
