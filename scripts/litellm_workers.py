@@ -1,5 +1,6 @@
 """./scripts/litellm --workers: two workers take a new key up at HUP under load, and no broken config reaches them."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -102,7 +103,7 @@ class Workers(Loaded):
 
     def used_since(self, key, when):
         log = (self.work / "upstream.log").read_text().splitlines()
-        entries = (upstream.json.loads(line) for line in log)
+        entries = (json.loads(line) for line in log)
         return sum(1 for entry in entries if entry["key"] == upstream.key_id(key) and entry["time"] > when)
 
     def rotation(self):
