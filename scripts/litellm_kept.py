@@ -38,7 +38,7 @@ class Kept(Loaded):
         self.rotate_to(new)
         self.restarted(times, before)
         self.provider_accepts({new: ALL})
-        self.report.line("the provider revokes the key before")
+        self.report.line("the provider revokes the previous key")
         time.sleep(5)
         self.none_failed(at_least)
         self.complete_with(new, name)
