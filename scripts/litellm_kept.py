@@ -26,6 +26,7 @@ class Kept(Loaded):
                 self.report.line(f"process {before[0]} ended, {ended - began:.1f} s after the key was written")
             require(time.monotonic() < deadline, f"no commit: state {self.state()}, history {self.outcomes()}")
             require(self.agent.poll() is None, "the agent ended")
+            self.not_taken_back()
             time.sleep(0.1)
         self.wait_for("committed", times, 30)
         after = self.process()

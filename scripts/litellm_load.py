@@ -178,3 +178,10 @@ class Loaded(Run):
         for line in words:
             self.report.line(line)
         require(not failures, f"{len(failures)} requests failed; the first: {failures[:3]}")
+
+    def not_taken_back(self):
+        """No rotation was rolled back; if one was, why."""
+        history = self.agent_says("history") or []
+        entries = history["history"] if isinstance(history, dict) else history
+        back = [entry for entry in entries if entry["outcome"] == "rolled_back"]
+        require(not back, f"rolled back: {back}")
