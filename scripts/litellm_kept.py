@@ -73,5 +73,8 @@ def page(lines, run):
         f"{FRESH} clients with a connection for each request, {KEPT} that keep theirs, {STREAMS} that read streams of 20 s, throughout. A\n"
         "failure of any of them ends the script with an error. Nobody is refused, but all wait: for the streams that the old process\n"
         f"has to finish, then for the start of the new one. These clients wait up to {PATIENCE} s.\n\n"
+        "* `serve.py` of the example has a process that ends serve whoever has just come. Without it 1 of 3,864 requests failed over four\n"
+        "  such rotations: uvicorn resets a connection that it has accepted and not read yet when TERM comes.\n"
+        "* With memory for two processes nobody has to wait for a start: [handover.md](handover.md).\n\n"
         "```text\n" + "\n".join(lines).strip("\n") + "\n```\n"
     )

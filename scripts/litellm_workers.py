@@ -177,5 +177,12 @@ def page(lines, run):
         f"share\n(load average {os.getloadavg()[0]:.1f} at the end). "
         f"{FRESH} clients with a connection for each request, {KEPT} that keep theirs, {STREAMS} that read\n"
         "streams of 20 s, throughout. A failure of any of them ends the script with an error.\n\n"
+        "* A HUP replaces the workers one after the other: the new one is ready before the old one is told to end. Until the second is\n"
+        "  replaced both keys are in use, and an old worker finishes its streams: revoke the previous key when it has ended.\n"
+        "* HUP brings what is in the file. A change of the process's environment is a restart.\n"
+        "* `serve.py` of the example has a worker that ends serve whoever has just come. uvicorn by itself resets a connection that it has\n"
+        "  accepted and not read yet: seen once in 3,864 requests over four restarts of LiteLLM without `serve.py` (`--run_gunicorn`), not\n"
+        "  in 10,226 over four rotations by HUP; of a small application under uvicorn 5 of 1,903 over 15 restarts, with it 0 of 1,972.\n"
+        "* A kept connection that is closed under a request is asked again, as HTTP wants it of clients; how often is below.\n\n"
         "```text\n" + "\n".join(lines).strip("\n") + "\n```\n"
     )
