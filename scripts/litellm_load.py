@@ -1,4 +1,4 @@
-"""The load of ./scripts/litellm --handover: 20 clients that count every request that fails, and why.
+"""The load of ./scripts/litellm --handover, --workers and --kept: 20 clients that count every request that fails, and why.
 
 8 open a connection for each request, 8 keep theirs, 4 read streamed completions of about 20 s, one after the other.
 """
@@ -6,10 +6,12 @@
 import http.client
 import json
 import select
+import shutil
 import threading
 import time
 
 import upstream
+from litellm_run import MASTER, ROOT, Run, require
 
 FRESH, KEPT, STREAMS = 8, 8, 4
 PAUSE = 0.3  # seconds between two requests of one client
@@ -145,3 +147,41 @@ class Load:
         text = "".join(piece for piece in pieces if piece)
         whole = "".join(f"{number} " for number in range(upstream.STREAM_EVENTS))
         return None if text == whole else f"pieces are missing: {text}"
+
+
+class Loaded(Run):
+    """A run with the clients throughout."""
+
+    def __init__(self, work, report):
+        super().__init__(work, report)
+        shutil.copy(ROOT / "examples" / self.EXAMPLE / "serve.py", work / "serve.py")
+        self.environment["LITELLM_PYTHON"] = self.python
+        self.load = Load(self.port, MASTER)
+
+    def clients(self):
+        self.load.start()
+        self.report.line(f"{FRESH + KEPT + STREAMS} clients begin")
+        # Every client has begun before anything changes.
+        time.sleep(17)
+        self.none_failed()
+
+    def end_clients(self):
+        self.load.end()
+
+    def none_failed(self, at_least=0):
+        """Nothing failed since it was asked last, among at least so many requests; waits for the rest of them."""
+        deadline = time.monotonic() + 180
+        while self.load.total() < at_least:
+            require(time.monotonic() < deadline, f"only {self.load.total()} requests")
+            time.sleep(0.2)
+        failures, words = self.load.counted()
+        for line in words:
+            self.report.line(line)
+        require(not failures, f"{len(failures)} requests failed; the first: {failures[:3]}")
+
+    def not_taken_back(self):
+        """No rotation was rolled back; if one was, why."""
+        history = self.agent_says("history") or []
+        entries = history["history"] if isinstance(history, dict) else history
+        back = [entry for entry in entries if entry["outcome"] == "rolled_back"]
+        require(not back, f"rolled back: {back}")

@@ -6,6 +6,7 @@ the cache's Python (scripts/requirements.txt), and scripts/upstream.py as the pr
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -280,7 +281,9 @@ def passes(kind, page, report_to):
         print(f"error: {failure}", file=sys.stderr)
         log = work / "agent.log"
         if log.exists():
-            print("\n".join(log.read_text(errors="replace").splitlines()[-60:]), file=sys.stderr)
+            lines = log.read_text(errors="replace").splitlines()
+            # Without what LiteLLM logs of each request that went well.
+            print("\n".join([line for line in lines if not re.search(r'" 200( |$)', line)][-60:]), file=sys.stderr)
         return 1
     finally:
         if run:
