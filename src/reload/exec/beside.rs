@@ -31,7 +31,7 @@ impl Beside {
     /// One beside each of `of`, to which no client comes until it takes over, or `serving` ends by itself. Where the kernel
     /// cannot do that, both processes share theirs, and that is said.
     pub fn open(of: &[Arc<Kept>], serving: Option<&Record>) -> Self {
-        let own: Vec<_> = of.iter().map(|kept| opened(kept)).collect();
+        let own: Vec<_> = of.iter().map(opened).collect();
         let pidfd = serving.and_then(|record| Pidfd::open(record.pid).ok().flatten());
         let watch = pidfd.map(|pidfd| tokio::spawn(stand_in(pidfd, of.to_vec(), own.clone())));
         Self { own, of: of.to_vec(), watch }
