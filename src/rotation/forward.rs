@@ -60,7 +60,7 @@ impl State {
     }
 
     fn reload(self, candidate: Candidate) -> Next {
-        let effect = Effect::Reload { generation: candidate.generation, needed: self.touched };
+        let effect = Effect::Reload { generation: candidate.generation, needed: self.touched || self.telling };
         self.go(Phase::Forward(Forward::Reload, candidate), effect)
     }
 
@@ -96,10 +96,13 @@ impl State {
                 self.not_running();
                 self.commit(candidate, false)
             }
-            (Forward::Reload, Event::Failed(failure)) => self.failed(Forward::Reload, candidate, failure),
+            (Forward::Reload, Event::Failed(failure)) => {
+                self.telling = false;
+                self.failed(Forward::Reload, candidate, failure)
+            }
             (Forward::Probe, Event::Done) => self.commit(candidate, true),
             (Forward::Probe, Event::Failed(_)) if self.unsure && !self.stopping => {
-                self.touched = true;
+                self.telling = true;
                 self.reload(candidate)
             }
             (Forward::Probe, Event::Failed(failure)) => self.unhealthy(candidate, failure),
@@ -123,15 +126,13 @@ impl State {
 
     /// The process has what is live, where it had to be told.
     pub(super) fn reloaded(&mut self) {
-        self.unsure &= !self.touched;
-        self.touched = false;
-        self.died = false;
+        self.unsure &= !self.touched && !self.telling;
+        (self.touched, self.telling, self.died) = (false, false, false);
     }
 
     /// What comes by itself reads what is live, unless it read before.
     pub(super) fn not_running(&mut self) {
-        self.touched = false;
-        self.unsure = true;
+        (self.touched, self.telling, self.unsure) = (false, false, true);
     }
 
     /// The intent may or may not be on disk; the target was not touched by it.

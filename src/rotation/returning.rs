@@ -35,10 +35,15 @@ impl State {
                 self.not_running();
                 self.record(plan, false)
             }
+            // It cannot be told, and is judged as it is.
+            (Back::Reload, Event::Failed(failure)) if self.telling => {
+                self.telling = false;
+                self.refused(plan, failure)
+            }
             (Back::Reload, Event::Failed(_)) => self.degraded(plan),
             (Back::Probe, Event::Done) => self.record(plan, true),
             (Back::Probe, Event::Failed(_)) if self.unsure && !self.stopping => {
-                self.touched = true;
+                self.telling = true;
                 let effect = Effect::Reload { generation: plan.to.generation, needed: true };
                 self.go(Phase::Back(Back::Reload, plan), effect)
             }

@@ -34,6 +34,7 @@ pub fn recover(journal: Journal, policy: Policy, expired: bool) -> (State, Vec<E
         died: false,
         // With either, another generation may have been live, and what the process took up is not known.
         touched: journal.intent.is_some() || journal.refuge.is_some(),
+        telling: false,
         unsure: journal.committed.is_some_and(|committed| !committed.proven),
         littered: true,
         prune_failed: false,

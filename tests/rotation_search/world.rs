@@ -87,6 +87,8 @@ pub struct World {
     pub unheard: bool,
     /// Whether the operation in flight is a reload that is needed.
     pub telling: bool,
+    /// Whether it tells one that was not healthy when it came.
+    pub second: bool,
     /// The generation that a probe saw healthy since anything was published or reloaded.
     pub proven: Option<Generation>,
     /// Lives of the agent in which the open intent was published.
@@ -165,6 +167,7 @@ impl World {
             stray: false,
             unheard: false,
             telling: false,
+            second: false,
             proven: None,
             lives: 0,
             published_this_life: false,
@@ -252,7 +255,12 @@ impl World {
             },
             // What a process does that was not told yet says nothing of the files that it may not have read.
             Phase::Back(Back::Probe, _) | Phase::Forward(Forward::Probe, _) if self.unheard => None,
-            Phase::Back(Back::Probe, plan) if rollback && !plan.to.proven && self.disk.refuge.is_some() => {
+            Phase::Back(at, plan)
+                if (at == Back::Probe || (at == Back::Reload && self.second))
+                    && rollback
+                    && !plan.to.proven
+                    && self.disk.refuge.is_some() =>
+            {
                 Some(plan.to.digest)
             }
             _ => None,
@@ -290,6 +298,11 @@ impl World {
             }
             (Phase::Forward(Forward::Probe, _) | Phase::Back(Back::Probe, _), Event::Done) => false,
             _ => self.unheard,
+        };
+        self.second = match (self.state.phase, event) {
+            (Phase::Back(Back::Probe, _), Event::Failed(_)) => self.unheard && !self.state.stopping,
+            (Phase::Back(Back::Reload, _), Event::Done | Event::NotRunning | Event::Failed(_)) => false,
+            _ => self.second,
         };
         let before = self.flight.clone();
         let state = self.state.clone();
@@ -402,7 +415,7 @@ impl World {
         self.stopped = false;
         self.announced = false;
         self.timer = false;
-        self.telling = false;
+        (self.telling, self.second) = (false, false);
         self.unheard = self.disk.committed.is_some_and(|c| !c.proven);
         self.proven = None;
         self.condemned = (self.condemned | std::mem::take(&mut self.pardoned)) & digests(&self.disk.quarantined);
