@@ -60,7 +60,7 @@ impl State {
     }
 
     fn reload(self, candidate: Candidate) -> Next {
-        let effect = Effect::Reload { generation: candidate.generation, needed: self.touched };
+        let effect = Effect::Reload { generation: candidate.generation, needed: self.touched || self.telling };
         self.go(Phase::Forward(Forward::Reload, candidate), effect)
     }
 
@@ -89,16 +89,22 @@ impl State {
                 self.failed(Forward::Publish, candidate, failure)
             }
             (Forward::Reload, Event::Done) => {
-                self.touched = false;
-                self.died = false;
+                self.reloaded();
                 if self.stopping { self.wind_back() } else { self.probe(candidate) }
             }
             (Forward::Reload, Event::NotRunning) => {
-                self.touched = false;
+                self.not_running();
                 self.commit(candidate, false)
             }
-            (Forward::Reload, Event::Failed(failure)) => self.failed(Forward::Reload, candidate, failure),
+            (Forward::Reload, Event::Failed(failure)) => {
+                self.telling = false;
+                self.failed(Forward::Reload, candidate, failure)
+            }
             (Forward::Probe, Event::Done) => self.commit(candidate, true),
+            (Forward::Probe, Event::Failed(_)) if self.unsure && !self.stopping => {
+                self.telling = true;
+                self.reload(candidate)
+            }
             (Forward::Probe, Event::Failed(failure)) => self.unhealthy(candidate, failure),
             (Forward::Commit { proven }, Event::Done) => self.committed(candidate, proven),
             (Forward::Commit { proven }, Event::Failed(_)) => {
@@ -116,6 +122,17 @@ impl State {
             (Forward::Halt, Event::Done | Event::Failed(_)) => self.wait(Retry::Forward(Forward::Reload, candidate)),
             _ => self.stay(),
         }
+    }
+
+    /// The process has what is live, where it had to be told.
+    pub(super) fn reloaded(&mut self) {
+        self.unsure &= !self.touched && !self.telling;
+        (self.touched, self.telling, self.died) = (false, false, false);
+    }
+
+    /// What comes by itself reads what is live, unless it read before.
+    pub(super) fn not_running(&mut self) {
+        (self.touched, self.telling, self.unsure) = (false, false, true);
     }
 
     /// The intent may or may not be on disk; the target was not touched by it.
@@ -142,6 +159,7 @@ impl State {
         self.journal.quarantined.retain(|d| *d != digest);
         self.journal.held |= hold;
         self.expired = false;
+        self.unsure &= !proven;
         self.save(Phase::Forward(Forward::Commit { proven }, candidate))
     }
 

@@ -181,6 +181,11 @@ pub struct State {
     pub died: bool,
     /// Whether live files may differ from what the process has taken up.
     pub touched: bool,
+    /// Whether the process may have come by itself and read its files before the live ones were there: nobody told it.
+    /// It is told where it is not healthy, and only then judged.
+    pub unsure: bool,
+    /// Whether the reload in flight tells it.
+    pub telling: bool,
     /// Whether generations may exist that the journal does not name.
     pub littered: bool,
     /// Whether removing them failed, so that it waits for its turn.

@@ -25,21 +25,32 @@ impl State {
                 self.degraded(plan)
             }
             (Back::Reload, Event::Done) => {
-                self.touched = false;
-                self.died = false;
+                self.reloaded();
                 if self.stopping {
                     return self.record(plan, plan.to.proven);
                 }
                 self.go(Phase::Back(Back::Probe, plan), Effect::Probe(plan.to.generation))
             }
             (Back::Reload, Event::NotRunning) => {
-                self.touched = false;
+                self.not_running();
                 self.record(plan, false)
+            }
+            // It cannot be told, and is judged as it is.
+            (Back::Reload, Event::Failed(failure)) if self.telling => {
+                self.telling = false;
+                self.refused(plan, failure)
             }
             (Back::Reload, Event::Failed(_)) => self.degraded(plan),
             (Back::Probe, Event::Done) => self.record(plan, true),
+            (Back::Probe, Event::Failed(_)) if self.unsure && !self.stopping => {
+                self.telling = true;
+                let effect = Effect::Reload { generation: plan.to.generation, needed: true };
+                self.go(Phase::Back(Back::Reload, plan), effect)
+            }
             (Back::Probe, Event::Failed(_)) if self.policy.on_unhealthy == OnUnhealthy::Ignore => {
-                self.record(plan, true)
+                // Where it was not told, while winding up, the next life tells it.
+                let proven = !self.unsure;
+                self.record(plan, proven)
             }
             (Back::Probe, Event::Failed(failure)) => self.refused(plan, failure),
             (Back::Record { .. }, Event::Done) => self.recorded(plan),
@@ -54,6 +65,7 @@ impl State {
     fn record(mut self, plan: Plan, proven: bool) -> Next {
         self.expired &= self.journal.committed.is_some_and(|c| c.generation == plan.to.generation);
         self.journal.commit(Committed { proven, ..plan.to }, self.policy.keep);
+        self.unsure &= !proven;
         self.save(Phase::Back(Back::Record { proven }, plan))
     }
 

@@ -34,6 +34,8 @@ pub fn recover(journal: Journal, policy: Policy, expired: bool) -> (State, Vec<E
         died: false,
         // With either, another generation may have been live, and what the process took up is not known.
         touched: journal.intent.is_some() || journal.refuge.is_some(),
+        telling: false,
+        unsure: journal.committed.is_some_and(|committed| !committed.proven),
         littered: true,
         prune_failed: false,
         expired,
@@ -235,9 +237,10 @@ impl State {
         }
     }
 
-    fn appeared(self) -> Next {
+    fn appeared(mut self) -> Next {
         match (self.phase, self.journal.committed) {
             (Phase::Rest, Some(to)) if self.settled && !to.proven => {
+                self.unsure = true;
                 let effect = Effect::Probe(to.generation);
                 self.go(Phase::Back(Back::Probe, Plan { to, failed: None }), effect)
             }

@@ -24,7 +24,8 @@ use crate::store::{Changed, Keep, Store};
 
 /// How long after a failure to write `overlap.json` the next attempt comes at the earliest.
 const SAVE_PAUSE: Duration = Duration::from_secs(10);
-/// How long after a new config `overlap.json` is written where nothing else causes it.
+/// How long after a new config, or after targets told what they stand on, `overlap.json` is written where nothing else
+/// causes it.
 const SAVE_DELAY: Duration = Duration::from_secs(1);
 
 type Channel<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
@@ -126,7 +127,9 @@ impl Engine {
                 }
                 Event::Command(Command::Standing { target, standing }) => {
                     let now = self.now();
-                    lock(&self.state).standing(&target, &standing, now, &*self.surroundings.dice);
+                    if lock(&self.state).standing(&target, &standing, now, &*self.surroundings.dice) {
+                        self.unsaved.get_or_insert(now.mono + SAVE_DELAY);
+                    }
                 }
                 Event::Time => self.time(),
             }

@@ -144,20 +144,33 @@ impl State {
     }
 
     /// A target tells what it stands on: everything else that it used is let go, and what it rejected is not offered again.
-    pub(super) fn standing(&mut self, target: &TargetName, standing: &Standing, now: Now, dice: &dyn Fn() -> f64) {
+    /// Answers whether anything that is remembered of overlaps changed.
+    pub(super) fn standing(
+        &mut self,
+        target: &TargetName,
+        standing: &Standing,
+        now: Now,
+        dice: &dyn Fn() -> f64,
+    ) -> bool {
         let emitted = self.emitted_to(target);
         let stands =
             Stands { using: &standing.using, newest: &standing.newest, emitted: &emitted, rejected: standing.rejected };
+        let mut remember = false;
         for (name, version) in &standing.newest {
-            let stands = standing.using.contains(&(name.clone(), version.clone()));
-            if let Some(slot) = self.slots.get_mut(name) {
-                slot.overlap.standing(target, version, stands, standing.rejected);
+            let told = (standing.using.contains(&(name.clone(), version.clone())), standing.rejected);
+            let Some(slot) = self.slots.get_mut(name) else { continue };
+            let lasts = slot.config.overlap;
+            if slot.overlap.standing(target, version, told, lasts, now) {
+                remember |= !lasts.is_zero();
+                self.time_overlap(name);
             }
         }
         for key in self.leases.standing(target, &stands) {
             self.reject(&key, now, dice);
+            self.time_overlap(&key.0);
         }
         self.collect(now.mono);
+        remember
     }
 
     /// What was made for a rotation that was refused is not offered again: the secret goes back to what is in use, and

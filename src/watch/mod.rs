@@ -6,8 +6,10 @@
 //! are emitted when they have settled, and only where a version (in use or `previous`) differs.
 //!
 //! `previous`: with an `overlap`, the version that was in use before stays in the snapshot that long; the end of an
-//! overlap is simply a new snapshot. It survives restarts (see [`memory`]); ends are wall-clock times, so a clock set
-//! forwards while the agent is down may end an overlap early, but none ever lasts longer than `overlap` from a restart.
+//! overlap is simply a new snapshot. While every target refuses the newest version no overlap ends: the one before is what
+//! they stand on, and its overlap begins when the newest is taken after all. It survives restarts (see [`memory`]); ends
+//! are wall-clock times, so a clock set forwards while the agent is down may end an overlap early, but none ever lasts
+//! longer than `overlap` from a restart.
 //!
 //! Secrets of a store that gathers reads are read together, on ticks that they share (see `ticks`).
 //!
@@ -126,7 +128,7 @@ pub struct SecretStatus {
     pub changed_at: Option<Timestamp>,
     /// The version before, while its overlap lasts.
     pub previous_version: Option<Version>,
-    /// When that overlap ends.
+    /// When that overlap ends. None while every target refuses the newest version: then it does not.
     pub previous_until: Option<Timestamp>,
     /// From the config: overdue this long after `changed_at`.
     pub max_age: Option<Duration>,

@@ -1,7 +1,8 @@
 //! Which version of a secret is in use, and which was before while its overlap lasts.
 //!
 //! A version is in use once a snapshot with it was emitted. So a value that came and went within one settle never becomes
-//! `previous`: what the world still holds is the one in use before. Neither does one that every target refused.
+//! `previous`: what the world still holds is the one in use before. Neither does one that every target refused: while it
+//! is refused no overlap ends, for the targets stand on the version before; once it is taken after all, that begins anew.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub(super) struct InUse {
     pub(super) changed_at: Timestamp,
     /// The store keeps old versions itself, so their values need not be remembered.
     pub(super) kept_by_store: bool,
-    /// A target's rotation to it was quarantined or rolled back.
+    /// A target's rotation to it was quarantined or rolled back: see [`InUse::is_refused`].
     pub(super) refused: bool,
     /// The targets that stand on it, as they told.
     pub(super) users: BTreeSet<TargetName>,
@@ -52,7 +53,23 @@ pub(super) struct Previous {
     pub(super) ends: Instant,
 }
 
+impl InUse {
+    /// Whether a target refused it and none stands on it.
+    fn is_refused(&self) -> bool {
+        self.refused && self.users.is_empty()
+    }
+}
+
 impl Overlap {
+    fn is_refused(&self) -> bool {
+        self.in_use.as_ref().is_some_and(InUse::is_refused)
+    }
+
+    /// When `previous` ends. None: there is none, or it does not end while what is in use is refused.
+    pub(super) fn ends(&self) -> Option<Instant> {
+        self.previous.as_ref().filter(|_| !self.is_refused()).map(|previous| previous.ends)
+    }
+
     /// The previous reading, if there is one to show.
     pub(super) fn shown(&self) -> Option<&Arc<Reading>> {
         self.previous.as_ref()?.reading.as_ref()
@@ -68,7 +85,7 @@ impl Overlap {
         changed_at: Timestamp,
         now: Now,
     ) -> bool {
-        let refused = |in_use: &InUse| in_use.refused && in_use.users.is_empty() && in_use.version != current.version;
+        let refused = |in_use: &InUse| in_use.is_refused() && in_use.version != current.version;
         let was_refused = self.in_use.as_ref().is_some_and(refused);
         if was_refused && let Some((in_use, previous)) = self.before.take() {
             self.in_use = Some(in_use);
@@ -92,12 +109,9 @@ impl Overlap {
                 changed |= before.reading.is_none() && !overlap.is_zero();
             }
             // No target ever stood on it, and what was before is remembered as `previous` alone: its overlap begins now.
-            Some(before) if before.refused && before.users.is_empty() => {
-                let previous = self.previous.take().filter(|previous| previous.version != current.version);
-                self.previous = previous.filter(|_| !overlap.is_zero()).map(|previous| match previous.reading {
-                    Some(reading) => Previous::new(reading, overlap, now),
-                    None => Previous::unread(previous.version, overlap, now),
-                });
+            Some(before) if before.is_refused() => {
+                self.previous = self.previous.take().filter(|previous| previous.version != current.version);
+                self.begin_anew(overlap, now);
             }
             Some(before) => {
                 self.before = Some((before.clone(), self.previous.clone())).filter(|_| !overlap.is_zero());
@@ -138,25 +152,54 @@ impl Overlap {
         }
     }
 
-    /// A target tells whether it stands on this version, and whether it refused it for good.
-    pub(super) fn standing(&mut self, target: &TargetName, version: &Version, stands: bool, refused: bool) {
-        let Some(in_use) = self.in_use.as_mut().filter(|in_use| in_use.version == *version) else { return };
-        if stands {
-            in_use.users.insert(target.clone());
-        } else {
-            in_use.users.remove(target);
-            in_use.refused |= refused;
+    /// A target tells whether it stands on this version, and whether it refused it for good. The first that takes what
+    /// was refused begins the overlap anew. Answers whether anything that is remembered changed.
+    pub(super) fn standing(
+        &mut self,
+        target: &TargetName,
+        version: &Version,
+        (stands, refused): (bool, bool),
+        overlap: Duration,
+        now: Now,
+    ) -> bool {
+        let was_refused = self.is_refused();
+        let Some(in_use) = self.in_use.as_mut().filter(|in_use| in_use.version == *version) else { return false };
+        let mut changed = if stands { in_use.users.insert(target.clone()) } else { in_use.users.remove(target) };
+        in_use.refused |= refused && !stands;
+        changed |= was_refused != in_use.is_refused();
+        if was_refused && stands {
+            self.begin_anew(overlap, now);
+        }
+        changed
+    }
+
+    fn begin_anew(&mut self, overlap: Duration, now: Now) {
+        let previous = self.previous.take().filter(|_| !overlap.is_zero());
+        self.previous = previous.map(|previous| match previous.reading {
+            Some(reading) => Previous::new(reading, overlap, now),
+            None => Previous::unread(previous.version, overlap, now),
+        });
+    }
+
+    /// These targets use the secret: others, which were configured away, stand on nothing.
+    pub(super) fn used_by(&mut self, targets: &BTreeSet<TargetName>) {
+        if let Some(in_use) = &mut self.in_use {
+            in_use.users.retain(|target| targets.contains(target));
         }
     }
 
     /// Applies an overlap that was configured anew, and drops what has ended. Answers whether `previous` changed.
     pub(super) fn bound(&mut self, overlap: Duration, now: Now) -> bool {
+        let refused = self.is_refused();
+        if overlap.is_zero() {
+            self.before = None;
+        }
         let Some(previous) = &mut self.previous else { return false };
         let before = previous.until;
         previous.ends = previous.ends.min(now.mono + overlap);
         previous.until = previous.until.min(later(now.wall, overlap));
         let changed = previous.until != before;
-        if previous.ends <= now.mono {
+        if overlap.is_zero() || (previous.ends <= now.mono && !refused) {
             self.previous = None;
             return true;
         }

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::overlap::{InUse, Now, Overlap, Previous};
+use super::overlap::{InUse, Now, Overlap, Previous, later};
+use crate::config::model::TargetName;
 use crate::secret::{Field, Fields, Reading, SecretBytes, SecretName, Version};
 
 #[derive(Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub(super) struct Record {
     /// No target took it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     refused: bool,
+    /// The targets that stand on it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    users: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     previous: Option<Before>,
 }
@@ -123,6 +127,7 @@ impl Record {
             fields: values(reading),
             kept_by_store: *kept_by_store,
             refused: *refused && users.is_empty(),
+            users: users.iter().map(|target| target.to_string()).collect(),
             previous: overlap.previous.as_ref().filter(|_| !lasts.is_zero()).map(|previous| Before {
                 version: previous.version.clone(),
                 until: previous.until,
@@ -146,7 +151,9 @@ impl Record {
         };
         let previous = self.previous.and_then(|before| {
             let values = reading(before.fields, &before.version);
-            Previous::remembered(before.version, values, before.until, lasts, now)
+            // No overlap ends while what is in use is refused.
+            let until = if self.refused { later(now.wall, lasts) } else { before.until };
+            Previous::remembered(before.version, values, until, lasts, now)
         });
         let in_use = InUse {
             reading: reading(self.fields, &self.version),
@@ -154,7 +161,7 @@ impl Record {
             changed_at: self.changed_at,
             kept_by_store: self.kept_by_store,
             refused: self.refused,
-            users: BTreeSet::new(),
+            users: self.users.into_iter().map(TargetName::from).collect(),
         };
         Overlap { in_use: Some(in_use), previous, before: None }
     }

@@ -354,7 +354,7 @@ impl Slot {
             lease_ends,
             changed_at: self.changed_at,
             previous_version: previous.map(|previous| previous.version.clone()),
-            previous_until: previous.map(|previous| previous.until),
+            previous_until: previous.filter(|_| self.overlap.ends().is_some()).map(|previous| previous.until),
             max_age: self.config.max_age,
             last_attempt: self.last_attempt,
             last_success: self.last_success,

@@ -134,9 +134,12 @@ impl State {
                 }
             };
             self.slots.insert(name.clone(), Box::new(slot));
-            self.time_overlap(name);
         }
         self.configure_targets(config, uses);
+        for (name, slot) in &mut self.slots {
+            slot.overlap.used_by(&slot.targets);
+            self.timers.set(Timer::OverlapEnd(name.clone()), slot.overlap.ends());
+        }
         (unseen, to_read)
     }
 
@@ -247,12 +250,14 @@ impl State {
         self.ready.insert(target);
     }
 
-    /// An overlap ended. Answers whether it did.
+    /// An overlap ended. Answers whether it did: not while what is in use is refused, for it would be tried again without
+    /// the version before, just because that is gone.
     pub(super) fn end_overlap(&mut self, name: &SecretName, now: Instant, dice: &dyn Fn() -> f64) -> bool {
         let Some(slot) = self.slots.get_mut(name) else { return false };
-        if slot.overlap.previous.take_if(|previous| previous.ends <= now).is_none() {
+        if slot.overlap.ends().is_none_or(|ends| ends > now) {
             return false;
         }
+        slot.overlap.previous = None;
         self.tell_targets(name, false, now, dice);
         self.collect(now);
         true
@@ -270,8 +275,7 @@ impl State {
                 let Some(slot) = self.slots.get_mut(secret) else { continue };
                 if slot.take_up(now) {
                     remember = true;
-                    let ends = slot.overlap.previous.as_ref().map(|previous| previous.ends);
-                    self.timers.set(Timer::OverlapEnd(secret.clone()), ends);
+                    self.timers.set(Timer::OverlapEnd(secret.clone()), slot.overlap.ends());
                 }
                 add(&mut snapshot, secret, slot.current.as_ref(), &slot.overlap);
             }
@@ -320,9 +324,9 @@ impl State {
         self.slots.values().map(|slot| (&slot.config, &slot.overlap))
     }
 
-    fn time_overlap(&mut self, name: &SecretName) {
-        let previous = self.slots.get(name).and_then(|slot| slot.overlap.previous.as_ref());
-        self.timers.set(Timer::OverlapEnd(name.clone()), previous.map(|previous| previous.ends));
+    pub(super) fn time_overlap(&mut self, name: &SecretName) {
+        let ends = self.slots.get(name).and_then(|slot| slot.overlap.ends());
+        self.timers.set(Timer::OverlapEnd(name.clone()), ends);
     }
 
     pub(super) fn snapshots(&self, target: &str) -> Option<watch::Receiver<Option<Arc<Snapshot>>>> {

@@ -188,7 +188,7 @@ fn surroundings(machine: Machine, world: &World, out: &mut Nexts) {
     if world.budget.deaths > 0 && world.present {
         let mut next = world.clone();
         next.budget.deaths -= 1;
-        next.present = false;
+        (next.present, next.stray) = (false, false);
         next.taken = None;
         if world.policy.supervised {
             told(machine, next, Event::Died, out);
@@ -203,7 +203,12 @@ fn surroundings(machine: Machine, world: &World, out: &mut Nexts) {
             Live::Whole(generation) => Some(generation),
             _ => None,
         };
-        out.push((Happened::Surroundings, next));
+        out.push((Happened::Surroundings, next.clone()));
+        // It read its files while those before were there, and was not there yet when it was to be told.
+        if world.state.phase == Phase::Rest && world.state.journal.committed.is_some_and(|c| !c.proven) {
+            (next.taken, next.stray) = (None, true);
+            out.push((Happened::Surroundings, next));
+        }
     }
     if world.present && !world.policy.supervised {
         told(machine, world.clone(), Event::Appeared, out);

@@ -1,4 +1,4 @@
-//! Faults that only the longer bound reached, kept as the shortest walks that showed them.
+//! Faults that only the longer bound reached, or only failures without end, kept as the shortest walks that showed them.
 
 use leasehold::config::model::OnUnhealthy;
 use leasehold::rotation::{
@@ -64,4 +64,26 @@ fn a_rollback_that_was_held_and_released_does_not_hold_again() {
     let first = recover(journal, policy, false);
     let (state, effects) = unhealthy.iter().chain(&again).fold(first, |(state, _), event| step(state, *event));
     assert!(matches!(&effects[..], [Effect::Save(saved)] if !saved.held), "{effects:?} in {:?}", state.phase);
+}
+
+#[test]
+fn a_process_that_can_never_be_told_is_asked_again_before_every_attempt_to_tell_it() {
+    let unproven = committed().map(|committed| Committed { proven: false, ..committed });
+    let journal = Journal { committed: unproven, retained: vec![0], ..Journal::default() };
+    let failed = Event::Failed(Failure::ForGood);
+    let attempt = [Event::Published { changed: false }, Event::Done, failed];
+    let policy = Policy { supervised: false, ..CHILD };
+    let (mut state, _) = recover(journal, policy, false);
+    for _ in 0..3 {
+        let mut effects = Vec::new();
+        for event in attempt {
+            (state, effects) = step(state, event);
+        }
+        assert_eq!(effects, [Effect::Reload { generation: 0, needed: true }], "in {:?}", state.phase);
+        (state, _) = step(state, failed);
+        assert!(matches!(state.phase, Phase::Waiting(Retry::Back(_))), "{:?}", state.phase);
+        (state, effects) = step(state, Event::Timer);
+        assert_eq!(effects, [Effect::Publish(0)]);
+        assert!(!state.touched, "what is live is what it would be told");
+    }
 }

@@ -81,6 +81,8 @@ fn small() -> Vec<Budget> {
         Budget { snapshots: 2, ..one },
         Budget { faults: 1, expiries: 1, ..one },
         Budget { crashes: 2, ..one },
+        Budget { deaths: 1, crashes: 1, ..one },
+        Budget { deaths: 1, commands: 1, ..one },
     ]
 }
 

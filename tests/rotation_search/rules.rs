@@ -27,7 +27,7 @@
 //! * Snapshots in flight -> "only the newest is staged", at rest "the newest snapshot is never lost".
 //! * Not running yet -> "a target that is not running is no failure", "what was not probed is committed unproven only
 //!   where nothing ran", "an unproven commit keeps the last generation that was seen healthy", "a target that appears is
-//!   probed".
+//!   probed", "a target that appears is told before it is judged".
 //! * First rotation unhealthy: files left, probing goes on, a child is halted -> "without a refuge it goes on forward",
 //!   "a child without a refuge is halted".
 //! * A supervised process that ended is started again -> at rest "a supervised process runs".
@@ -116,7 +116,8 @@ fn operation_rules(world: &World, operation: &Effect) -> Rule {
         }
         Effect::Reload { generation, needed } => {
             ensure(world.live == Live::Whole(*generation), "what is reloaded is live")?;
-            let has = !world.present || world.policy.supervised || world.taken == Some(*generation);
+            // A stray one is told as soon as it is seen not to be healthy.
+            let has = !world.present || world.policy.supervised || world.taken == Some(*generation) || world.stray;
             ensure(*needed || has, "a reload that is needed is asked for")
         }
         Effect::Probe(generation) => ensure(world.live == Live::Whole(*generation), "what is probed is live"),
@@ -217,6 +218,10 @@ fn answer_rules(before: &World, event: Event, after: &World) -> Rule {
         (Phase::Staging(digest) | Phase::Verifying(Candidate { digest, .. }), Some(Failure::ForNow)) => {
             ensure(!after.state.journal.is_quarantined(digest), "what fails for now is not quarantined")
         }
+        (Phase::Forward(Forward::Probe, _) | Phase::Back(Back::Probe, _), Some(_)) if before.unheard => {
+            let told = matches!(after.flight, Some(Effect::Reload { needed: true, .. }));
+            ensure(told, "a target that appears is told before it is judged")
+        }
         (Phase::Forward(at, candidate), Some(failure)) => forward_failed(before, at, candidate, failure, after),
         (Phase::Back(_, plan), Some(_)) => {
             let ignored = before.on_unhealthy() == OnUnhealthy::Ignore;
@@ -304,7 +309,7 @@ fn journal_rules(before: &World, after: &World) -> Rule {
     }
     let seen = before.proven == Some(committed.generation) || after.on_unhealthy() == OnUnhealthy::Ignore;
     ensure(seen, "what is committed as proven was seen healthy")?;
-    if after.present && after.taken.is_some() {
+    if after.present && (after.taken.is_some() || after.stray) {
         ensure(after.taken == Some(committed.generation), "what is committed is what runs")?;
     }
     Ok(())

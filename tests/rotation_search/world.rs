@@ -81,6 +81,14 @@ pub struct World {
     pub timer: bool,
     /// Whether a second operation was put in flight.
     pub crowded: bool,
+    /// The process came by itself, having read its files while others were there, and was not told since.
+    pub stray: bool,
+    /// As far as the machine can know, it may be such a process.
+    pub unheard: bool,
+    /// Whether the operation in flight is a reload that is needed.
+    pub telling: bool,
+    /// Whether it tells one that was not healthy when it came.
+    pub second: bool,
     /// The generation that a probe saw healthy since anything was published or reloaded.
     pub proven: Option<Generation>,
     /// Lives of the agent in which the open intent was published.
@@ -156,6 +164,10 @@ impl World {
             overtaken: None,
             timer: false,
             crowded: false,
+            stray: false,
+            unheard: false,
+            telling: false,
+            second: false,
             proven: None,
             lives: 0,
             published_this_life: false,
@@ -193,6 +205,7 @@ impl World {
                     if let Effect::Stage(digest) = operation {
                         self.begun |= 1 << digest.0;
                     }
+                    self.telling = matches!(operation, Effect::Reload { needed: true, .. });
                     self.crowded |= self.flight.is_some();
                     self.flight = Some(operation);
                 }
@@ -240,7 +253,14 @@ impl World {
                 Forward::Probe => rollback.then_some(candidate.digest),
                 _ => None,
             },
-            Phase::Back(Back::Probe, plan) if rollback && !plan.to.proven && self.disk.refuge.is_some() => {
+            // What a process does that was not told yet says nothing of the files that it may not have read.
+            Phase::Back(Back::Probe, _) | Phase::Forward(Forward::Probe, _) if self.unheard => None,
+            Phase::Back(at, plan)
+                if (at == Back::Probe || (at == Back::Reload && self.second))
+                    && rollback
+                    && !plan.to.proven
+                    && self.disk.refuge.is_some() =>
+            {
                 Some(plan.to.digest)
             }
             _ => None,
@@ -271,12 +291,28 @@ impl World {
             Event::Timer => self.timer = false,
             _ => {}
         }
+        self.unheard = match (self.state.phase, event) {
+            (_, Event::NotRunning) => true,
+            (Phase::Forward(Forward::Reload, _) | Phase::Back(Back::Reload, _), Event::Done) => {
+                self.unheard && !self.telling
+            }
+            (Phase::Forward(Forward::Probe, _) | Phase::Back(Back::Probe, _), Event::Done) => false,
+            _ => self.unheard,
+        };
+        self.second = match (self.state.phase, event) {
+            (Phase::Back(Back::Probe, _), Event::Failed(_)) => self.unheard && !self.state.stopping,
+            (Phase::Back(Back::Reload, _), Event::Done | Event::NotRunning | Event::Failed(_)) => false,
+            _ => self.second,
+        };
+        let before = self.flight.clone();
         let state = self.state.clone();
         let (state, effects) = (machine.step)(state, event);
         self.state = state;
         // Only the length of a wait hangs on it.
         self.state.attempt = self.state.attempt.min(1);
-        Happened::Told(event, self.carry(effects))
+        let reports = self.carry(effects);
+        self.unheard |= event == Event::Appeared && self.flight != before;
+        Happened::Told(event, reports)
     }
 
     fn generation(&mut self, digest: Digest) -> Generation {
@@ -355,6 +391,7 @@ impl World {
             return Event::NotRunning;
         }
         if needed {
+            self.stray = false;
             self.taken = match self.live {
                 Live::Whole(live) => Some(live),
                 _ => None,
@@ -378,6 +415,8 @@ impl World {
         self.stopped = false;
         self.announced = false;
         self.timer = false;
+        (self.telling, self.second) = (false, false);
+        self.unheard = self.disk.committed.is_some_and(|c| !c.proven);
         self.proven = None;
         self.condemned = (self.condemned | std::mem::take(&mut self.pardoned)) & digests(&self.disk.quarantined);
         self.begun &= self.disk.intent.map_or(0, |i| 1 << i.digest.0);

@@ -84,6 +84,47 @@ fn a_target_that_appears_unhealthy_goes_back_to_what_was_healthy() {
 }
 
 #[test]
+fn a_target_that_appears_with_the_files_before_is_told_before_it_is_judged() {
+    // Healthy once it was told: it read its files before the second key was there.
+    let health = "    health: {type: command, run: [sh, -c, 'test ! -e late || test -s hups'], interval: 100ms, \
+                  timeout: 2s, within: 1s}\n";
+    let rest = format!("    reload: {{type: signal, pidfile: pid}}\n{health}");
+    let mut agent = Agent::new(&app(&rest), &key("key-of-1"));
+    let first = daemon(&agent);
+    child(&mut agent);
+    agent.start();
+    agent.wait_state("app", "healthy");
+    drop(first);
+    std::fs::remove_file(agent.dir.join("pid")).unwrap();
+    agent.secrets(&key("key-of-2"));
+    agent.wait_state("app", "waiting");
+    std::fs::remove_file(agent.dir.join("hups")).unwrap();
+    std::fs::write(agent.dir.join("late"), "").unwrap();
+    let _second = daemon(&agent);
+    agent.wait_file("hups", "key=key-of-2\n");
+    assert_eq!(agent.wait_state("app", "healthy")["generation"], 2);
+    assert_eq!(agent.outcomes(), ["committed", "committed"], "it did not go back");
+}
+
+#[test]
+fn what_came_while_the_agent_was_away_is_told_only_where_it_is_not_healthy() {
+    for told in [false, true] {
+        let late = if told { "test -s hups" } else { "true" };
+        let health = format!("{{type: command, run: [sh, -c, '{late}'], interval: 100ms, timeout: 2s, within: 1s}}");
+        let rest = format!("    reload: {{type: signal, pidfile: pid}}\n    health: {health}\n");
+        let mut agent = Agent::new(&app(&rest), &key("key-of-1"));
+        // As an init container does.
+        assert_eq!(agent.call(&["render", "--once"]).0, 0);
+        let _daemon = daemon(&agent);
+        child(&mut agent);
+        agent.start();
+        let state = agent.wait_state("app", "healthy");
+        assert_eq!(state["generation"], 1);
+        assert_eq!(agent.read("hups"), if told { "key=key-of-1\n" } else { "" });
+    }
+}
+
+#[test]
 fn require_running_makes_absence_a_failure_until_the_process_is_there() {
     let rest = "    reload: {type: signal, pidfile: pid}\n    require_running: true\n";
     let mut agent = Agent::new(&app(rest), &key("key-of-1"));

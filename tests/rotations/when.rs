@@ -46,6 +46,35 @@ fn a_version_that_was_refused_never_becomes_the_one_before() {
 }
 
 #[test]
+fn no_overlap_ends_while_the_newest_version_is_refused() {
+    // The end of the clock's overlap, which is the longer one, is a rotation of its own target: then the other's would be over.
+    let text = "state_dir: state\nstores: {one: {type: file, path: secrets.yaml}, two: {type: file, path: two.yaml}}\n\
+                secrets:\n  provider: {store: one, overlap: 2s, expect: {key: '^key-of-'}}\n  clock: {store: two, overlap: 5s}\n\
+                targets:\n  app: {settle: {min: 20ms, max: 200ms}, files: [{path: out/conf, inline: '{{ secrets.provider.key \
+                }}{% if previous.provider is defined %}<{{ previous.provider.key }}{% endif %}'}]}\n  clock: {settle: {min: \
+                20ms, max: 200ms}, files: [{path: out/clock, inline: '{{ secrets.clock.key }}{% if previous.clock is defined \
+                %}<{{ previous.clock.key }}{% endif %}'}]}\n";
+    let mut agent = Agent::new(text, &key("key-of-1"));
+    fs::write(agent.dir.join("two.yaml"), "clock: {key: tick}\n").unwrap();
+    agent.start();
+    agent.wait_outcomes(&["committed"; 2]);
+    agent.secrets(&key("refused-1"));
+    agent.wait_outcomes(&["committed", "committed", "quarantined"]);
+    fs::write(agent.dir.join("two.yaml"), "clock: {key: tock}\n").unwrap();
+    agent.wait_file("out/clock", "tock<tick");
+    agent.wait_file("out/clock", "tock");
+    agent.wait_outcomes(&["committed", "committed", "quarantined", "committed", "committed"]);
+    assert_eq!(agent.read("out/conf"), "key-of-1");
+
+    // It is taken after all, with the one before to fall back on, for a whole overlap.
+    fs::write(agent.dir.join("agent.yaml"), text.replace(", expect: {key: '^key-of-'}", "")).unwrap();
+    agent.signal(nix::sys::signal::Signal::SIGHUP);
+    agent.call(&["release", "app"]);
+    agent.wait_file("out/conf", "refused-1<key-of-1");
+    agent.wait_file("out/conf", "refused-1");
+}
+
+#[test]
 fn an_overlap_outlives_a_restart() {
     let sealed = |text: String| format!("state_key: {{file: state.key}}\n{text}");
     let mut agent = Agent::new(&sealed(overlapping("1h")), &key("key-of-1"));

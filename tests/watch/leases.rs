@@ -162,10 +162,14 @@ fn world(dir: &tempfile::TempDir, mint: &Arc<Mint>, overlap: Duration) -> World 
 
 /// The target says that it stands on these leases, and has taken those.
 async fn stands(running: &Running, using: &[u64], newest: &[u64], rejected: bool) {
+    stands_of(running, "t", using, newest, rejected).await;
+}
+
+async fn stands_of(running: &Running, target: &str, using: &[u64], newest: &[u64], rejected: bool) {
     let keys =
         |of: &[u64]| -> BTreeSet<_> { of.iter().map(|n| (name("db"), Version(format!("of-lease-{n}")))).collect() };
     let standing = Standing { using: keys(using), newest: keys(newest), rejected };
-    running.watch.standing(&"t".into(), standing).await;
+    running.watch.standing(&target.into(), standing).await;
     settle().await;
 }
 
@@ -279,6 +283,34 @@ async fn the_credentials_before_live_as_long_as_their_overlap() {
     assert_eq!(values(&after), ["db=user-2"]);
     assert!(waited >= 5 * secs(60) - secs(1), "{waited:?}");
     stands(&running, &[2], &[2], false).await;
+    assert_eq!(mint.alive(), ["lease-2"]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overlap_that_begins_when_a_refused_version_is_taken_after_all_keeps_its_lease() {
+    let (dir, mint) = (tempdir().unwrap(), Mint::new(10 * HOUR, 10 * HOUR));
+    let mut world = world(&dir, &mint, secs(600));
+    world.config.targets.insert("u".into(), Arc::new(crate::world::target("u")));
+    world.uses.insert("u".into(), BTreeSet::from([name("db")]));
+    let running = world.spawn();
+    let mut target = running.target("t");
+    target.next().await;
+    stands(&running, &[1], &[1], false).await;
+    assert_eq!(values(&target.next().await.0), ["db=user-2", "previous.db=user-1"]);
+    // The other target has not judged it yet, so the secret does not go back.
+    stands(&running, &[1], &[1, 2], true).await;
+    target.nothing_for(secs(1200)).await;
+    for name in ["t", "u"] {
+        stands_of(&running, name, &[1, 2], &[1, 2], false).await;
+    }
+    let (after, waited) = target.next().await;
+    assert_eq!(values(&after), ["db=user-2"]);
+    assert!(waited > secs(590) && waited < secs(610), "{waited:?}");
+    assert_eq!(mint.alive(), ["lease-1", "lease-2"], "until both stand on the new one alone");
+    for name in ["t", "u"] {
+        stands_of(&running, name, &[2], &[2], false).await;
+    }
     assert_eq!(mint.alive(), ["lease-2"]);
     running.stop().await;
 }

@@ -6,6 +6,7 @@ mod gathering;
 mod leases;
 mod memory;
 mod once;
+mod refused;
 mod world;
 
 use std::sync::Arc;

@@ -220,7 +220,7 @@ record! {
         version_id: Option<Text>,
         /// How often it is read, at least 1s; by default 60s for Vault, 5m for AWS, and never for a file, which is watched.
         poll: Option<Span<1000>>,
-        /// How long the version before stays available as `previous.NAME` after a change. Of a file store it outlives a restart only with `state_key`, or with state_dir on a tmpfs.
+        /// How long the version before stays available as `previous.NAME` after a change. It does not end while every target refuses the newest version. Of a file store it outlives a restart only with `state_key`, or with state_dir on a tmpfs.
         overlap: Span<0> = "0s",
         /// Age after which it is reported as overdue.
         max_age: Option<Span<1>>,

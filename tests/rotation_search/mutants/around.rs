@@ -40,6 +40,25 @@ pub fn crashes() -> Vec<Mutant> {
                 },
             },
         ),
+        stepping("judges what appears without telling it", |state, event| {
+            let probing = matches!(state.phase, Phase::Back(Back::Probe, _));
+            step(State { unsure: state.unsure && !probing, ..state }, event)
+        }),
+        stepping("takes who comes later to have read what is live", |state, event| {
+            let (mut next, effects) = step(state, event);
+            next.unsure &= event != Event::NotRunning;
+            (next, effects)
+        }),
+        recovering("takes who came meanwhile to have read what is live", |journal, policy, expired| {
+            let (state, effects) = recover(journal, policy, expired);
+            (State { unsure: false, ..state }, effects)
+        }),
+        stepping("tells what appeared without end", |state, event| {
+            let told = matches!(state.phase, Phase::Back(Back::Reload, _)) && event == Event::Done;
+            let (mut next, effects) = step(state, event);
+            next.unsure |= told && next.journal.committed.is_some_and(|c| !c.proven);
+            (next, effects)
+        }),
         stepping("stays at rest after a child died", |state, event| {
             let next = step(state, event);
             match (event, next.0.phase) {
