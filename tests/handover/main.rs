@@ -105,6 +105,25 @@ fn a_restart_on_kept_sockets_refuses_no_connection() {
     assert!(first != second && !world.notes().contains("private"), "{}", world.notes());
 }
 
+/// As uvicorn does with the connections that it has accepted and not read yet when it is told to end.
+#[test]
+fn whoever_has_just_come_is_served_before_a_process_is_told_to_end() {
+    for (on_change, most) in [("restart", 1), ("handover", 2)] {
+        let health = if most == 1 { "type: command, run: [true]" } else { USUAL.health };
+        let Some(mut world) = world(&Settings { on_change, health, ..USUAL }, "rude-1") else { return };
+        world.begin();
+        world.wait_key("rude-1");
+        let load = Load::on(&world);
+        for key in ["rude-2", "rude-3"] {
+            world.change(key);
+            world.wait_key(key);
+            world.wait_servers(1);
+        }
+        let seen = load.end();
+        assert_eq!((seen.failed, seen.most), (Vec::new(), most), "{on_change}");
+    }
+}
+
 #[test]
 fn a_stop_ends_both_processes() {
     let Some(mut world) = world(&USUAL, "good-1") else { return };

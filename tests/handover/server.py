@@ -1,7 +1,7 @@
 # A server that takes its sockets from LISTEN_FDS and ends in good order on TERM. What it does is told by its key:
 # bad… is never healthy, dead… ends at once, stubborn… does not end on TERM, slow… takes two seconds more to end, and into
-# hidden… nobody but root may look.
-import json, os, select, signal, socket, sys, threading, time
+# hidden… nobody but root may look. rude… takes its time before it reads, and when it ends resets whom it has not read yet.
+import json, os, select, signal, socket, struct, sys, threading, time
 
 PID = os.getpid()
 KEY = os.environ["KEY"]
@@ -22,6 +22,9 @@ def on_term(number, frame):
 def answer(connection, private):
     with connection:
         connection.settimeout(30)
+        if KEY.startswith("rude") and ending.wait(0.2):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
         asked = b""
         while b"\r\n\r\n" not in asked:
             more = connection.recv(4096)

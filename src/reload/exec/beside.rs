@@ -70,7 +70,7 @@ fn opened(kept: &Arc<Kept>) -> Arc<Kept> {
         Ok(None) => Arc::clone(kept),
         Err(error) => {
             let address = &kept.address;
-            tracing::warn!(%address, %error, "the process on trial shares this socket with the one that serves: it has clients at once");
+            tracing::warn!(%address, %error, "the next process shares this socket with the one that serves, and has clients at once");
             Arc::clone(kept)
         }
     }

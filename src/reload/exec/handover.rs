@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::beside::Retired;
+use tokio::time::sleep;
+
+use super::beside::{Beside, Retired};
 use super::leaving::{Leaving, Manner};
 use super::leftover::Quarry;
 use super::record::{Record, Slot};
@@ -146,6 +148,19 @@ impl Exec {
         let context = &self.process.context;
         sockets.iter().for_each(|kept| context.sockets.keep(&context.target, kept));
         self.sockets = sockets;
+        retired
+    }
+
+    /// Has all who come wait for the next process, and this one take those who have come: many a server resets a connection
+    /// that it has not read yet when it is told to end. Answers the sockets that are this process's alone.
+    pub(super) async fn turn_away(&mut self) -> Retired {
+        self.beside = Some(Beside::open(&self.sockets, None));
+        let retired = self.take_over();
+        tokio::select! {
+            () = retired.emptied() => {}
+            () = sleep(self.process.config.stop_timeout) => {}
+            () = self.process.context.stop.cancelled() => {}
+        }
         retired
     }
 

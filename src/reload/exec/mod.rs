@@ -196,6 +196,7 @@ impl Exec {
                 }
             }
             OnChange::Signal(_) | OnChange::Restart | OnChange::Handover => {
+                let _until_it_has_ended = self.turn_away().await;
                 self.end().await?;
                 self.start(&change, env, Slot::Serving).await
             }
