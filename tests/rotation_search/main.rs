@@ -46,7 +46,7 @@ fn budgets(deep: bool) -> Vec<Budget> {
         Budget { snapshots: 1, faults: extra, commands: 1, crashes: 1, ..none },
         Budget { snapshots: 1, faults: 1, commands: 1 + extra, ..none },
         Budget { snapshots: 2, commands: 2, crashes: extra, ..none },
-        Budget { snapshots: 1, commands: 1, deaths: 1, faults: extra, ..none },
+        Budget { snapshots: 1, commands: 1, deaths: 1, ..none },
         Budget { snapshots: 1, faults: 1, stops: 1, deaths: extra, ..none },
         Budget { snapshots: 1, stops: 1, deaths: 1, expiries: extra, crashes: 1, ..none },
         Budget { snapshots: 1, expiries: 1, deaths: 1, crashes: 1, ..none },
