@@ -73,10 +73,9 @@ def page(lines, run):
         f"{FRESH} clients with a connection for each request, {KEPT} that keep theirs, {STREAMS} that read streams of 20 s, throughout. A\n"
         "failure of any of them ends the script with an error. Nobody is refused, but all wait: for the streams that the old process\n"
         f"has to finish, then for the start of the new one. These clients wait up to {PATIENCE} s.\n\n"
-        "* `serve.py` of the example has a process that ends serve whoever has just come. Without it 1 of 3,864 requests failed over four\n"
-        "  such rotations: uvicorn resets a connection that it has accepted and not read yet when TERM comes.\n"
-        "  A fifth was rolled back, with other work on the machine, for a reason that was not found. With it: 17 rotations, none failed or\n"
-        "  taken back.\n"
+        "* uvicorn resets a connection that it has accepted and not read yet when TERM comes (1 of 3,864 requests, over four rotations of\n"
+        "  an agent that sent it at once). So the agent has all who come wait for the next process, and sends TERM when those who\n"
+        "  had come before have been taken.\n"
         "* With memory for two processes nobody has to wait for a start: [handover.md](handover.md).\n\n"
         "```text\n" + "\n".join(lines).strip("\n") + "\n```\n"
     )

@@ -6,12 +6,11 @@
 import http.client
 import json
 import select
-import shutil
 import threading
 import time
 
 import upstream
-from litellm_run import MASTER, ROOT, Run, require
+from litellm_run import MASTER, Run, require
 
 FRESH, KEPT, STREAMS = 8, 8, 4
 PAUSE = 0.3  # seconds between two requests of one client
@@ -154,8 +153,6 @@ class Loaded(Run):
 
     def __init__(self, work, report):
         super().__init__(work, report)
-        shutil.copy(ROOT / "examples" / self.EXAMPLE / "serve.py", work / "serve.py")
-        self.environment["LITELLM_PYTHON"] = self.python
         self.load = Load(self.port, MASTER)
 
     def clients(self):

@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
 import upstream
 from litellm_load import FRESH, KEPT, STREAMS, Loaded
-from litellm_run import ALL, FIRST, SECOND, THIRD, require, version
+from litellm_run import ALL, FIRST, ROOT, SECOND, THIRD, require, version
 
 WORKERS = 2
 # Seconds that a worker which has stopped to listen may serve the connections that it has (one, by serve.py, and a busy machine).
@@ -19,6 +20,11 @@ KEY = "api_key: {{ secrets.provider.api_key | yaml }}"
 class Workers(Loaded):
     EXAMPLE = "litellm-workers"
     WITHIN = 180
+
+    def __init__(self, work, report):
+        super().__init__(work, report)
+        shutil.copy(ROOT / "examples" / self.EXAMPLE / "serve.py", work / "serve.py")
+        self.environment["LITELLM_PYTHON"] = self.python
 
     def steps(self):
         return (
