@@ -226,10 +226,12 @@ impl Life {
         }
     }
 
-    /// Takes the newest snapshot up, if there is one.
+    /// Takes the newest snapshot up, if there is one. One that is made for other templates, of a config that is taken up at this
+    /// moment, is left: it is looked at again with the templates, or another comes.
     pub(super) fn take_inputs(&mut self) {
         let snapshot = self.assignment.snapshots.borrow_and_update().clone();
-        if let Some(snapshot) = snapshot {
+        let used = self.assignment.renderer.used_secrets();
+        if let Some(snapshot) = snapshot.filter(|s| used.iter().all(|name| s.secrets.contains_key(name))) {
             let inputs = Inputs::new(Arc::clone(&self.assignment.renderer), snapshot);
             let digest = inputs.digest;
             self.inputs = Some(Arc::new(inputs));

@@ -41,6 +41,23 @@ fn a_changed_target_rotates_and_an_unchanged_child_lives_on() {
 }
 
 #[test]
+fn a_template_that_uses_one_secret_less_or_one_more_is_one_good_rotation() {
+    let text = |uses: &str| config(&format!("  app: {{files: [{{path: out/app, inline: '{uses}'}}]}}\n"));
+    let text = |uses: &str| {
+        text(uses).replace("{provider: {store: local}}", "{provider: {store: local}, other: {store: local}}")
+    };
+    let (one, both) = ("a={{ secrets.provider.key }}", "a={{ secrets.provider.key }} b={{ secrets.other.key }}");
+    let mut agent = Agent::new(&text(both), "provider: {key: key-of-1}\nother: {key: other-of-1}\n");
+    agent.start();
+    for (text, expected) in [(text(one), "a=key-of-1"), (text(both), "a=key-of-1 b=other-of-1")] {
+        agent.wait_state("app", "healthy");
+        hup(&agent, &text);
+        agent.wait_file("out/app", expected);
+    }
+    agent.wait_outcomes(&["committed"; 3]);
+}
+
+#[test]
 fn a_target_is_added_and_one_is_removed() {
     let (mut agent, pid) = started(&config(&(CHILD.to_owned() + &plain("app", "a="))));
     agent.wait_state("app", "healthy");
