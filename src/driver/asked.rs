@@ -4,7 +4,8 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 
-use super::life::{Answering, Life, context_for, policy, probe_context};
+use super::context::{context_for, policy, probe_context};
+use super::life::{Answering, Life};
 use super::{Command, Refused, view};
 use crate::config::model::{ExecReload, ReloadConfig, TargetConfig};
 use crate::reload;

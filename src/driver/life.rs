@@ -10,18 +10,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::context::{context_for, policy, probe_context};
 use super::hands::{Hands, load_journal};
 use super::inputs::Inputs;
 use super::operation::{Answer, name};
 use super::record::Record;
 use super::{Assignment, Command, DriverError, Refused, Surroundings, view};
-use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::generation::{GenerationId, Generations, Manifest};
 use crate::journal::JournalFile;
-use crate::probe;
-use crate::process::{Exit, Inherit};
+use crate::process::Exit;
 use crate::reload::{self, exec};
-use crate::rotation::{Effect, Event, Phase, Plan, Policy, Retry, State, recover, step};
+use crate::rotation::{Effect, Event, Phase, Plan, Retry, State, recover, step};
 use crate::secret::{SecretName, Version};
 use crate::state_dir::StateDir;
 use crate::telemetry::view::TargetView;
@@ -370,25 +369,6 @@ impl Life {
 fn hangs_on(manifest: &Manifest, dead: &BTreeSet<(SecretName, Version)>) -> bool {
     let versions = manifest.origin.versions.iter();
     versions.map(|(name, version)| (SecretName::new(name.as_str()), version.clone())).any(|key| dead.contains(&key))
-}
-
-pub(super) fn policy(target: &TargetConfig, files_only: bool) -> Policy {
-    let supervised = matches!(target.reload, ReloadConfig::Exec(_)) && !files_only;
-    Policy { on_unhealthy: target.on_unhealthy, keep: target.keep, supervised }
-}
-
-pub(super) fn context_for(
-    assignment: &Assignment,
-    shared: &reload::Context,
-    stop: &CancellationToken,
-) -> reload::Context {
-    let target = &assignment.target;
-    let inherit = Inherit { withhold: assignment.withhold.clone(), pass: target.pass_env.clone() };
-    reload::Context { target: Arc::clone(&target.name), inherit, stop: stop.clone(), ..shared.clone() }
-}
-
-pub(super) fn probe_context(context: &reload::Context) -> probe::Context {
-    probe::Context { inherit: context.inherit.clone(), bus: context.bus.clone() }
 }
 
 async fn in_flight(flight: &mut Option<Flight>) -> (Hands, Answer, &'static str, Duration) {

@@ -4,6 +4,7 @@
 //! go into it and come back with its answer; none is cancelled.
 
 mod asked;
+mod context;
 mod hands;
 mod inputs;
 mod life;
