@@ -113,8 +113,8 @@ fn process_1_passes_signals_on_and_ends_with_the_exit_code_of_its_process() {
     ] {
         let mut agent = supervised();
         start_as_init(&mut agent, &["run", "--", "sh", "-c", script]);
-        let init = init_of(&mut agent);
         if let Some(signal) = signal {
+            let init = init_of(&mut agent);
             agent.wait("the process is ready", |a| a.dir.join("ready").exists().then_some(()));
             // Earlier, the first rotation would be taken back, and the process with it.
             agent.wait_state("app", "healthy");
