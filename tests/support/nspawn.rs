@@ -76,9 +76,18 @@ impl Machine {
 
     /// Shuts it down and boots it again, from its disk if it has one.
     pub fn reboot(&mut self) {
+        self.boot_again(&["systemctl", "reboot"]);
+    }
+
+    /// The same as if somebody had pressed the button: nothing is told to stop.
+    pub fn reset(&mut self) {
+        self.boot_again(&["systemctl", "reboot", "--force", "--force"]);
+    }
+
+    fn boot_again(&mut self, how: &[&str]) {
         let before = PathBuf::from(format!("/proc/{}", std::mem::take(&mut self.init)));
         let init = before.file_name().and_then(|pid| pid.to_str()).expect("a pid").to_owned();
-        let _ = Command::new("nsenter").args(["-t", &init, "-a", "--", "systemctl", "reboot"]).output();
+        let _ = Command::new("nsenter").args(["-t", &init, "-a", "--"]).args(how).output();
         let deadline = Instant::now() + SHUTDOWN;
         while before.exists() {
             assert!(Instant::now() < deadline, "the machine did not shut down within {SHUTDOWN:?}");
