@@ -125,8 +125,14 @@ impl Agent {
 
     /// Waits until this holds; shows the log and the status where it never does.
     #[track_caller]
-    pub fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&mut Agent) -> Option<T>) -> T {
-        let until = Instant::now() + DEADLINE;
+    pub fn wait<T>(&mut self, what: &str, look: impl FnMut(&mut Agent) -> Option<T>) -> T {
+        self.wait_within(DEADLINE, what, look)
+    }
+
+    /// The same for what takes its time by design: [`DEADLINE`] is what a busy machine may add to it.
+    #[track_caller]
+    pub fn wait_within<T>(&mut self, within: Duration, what: &str, mut look: impl FnMut(&mut Agent) -> Option<T>) -> T {
+        let until = Instant::now() + within;
         while Instant::now() < until {
             if let Some(seen) = look(self) {
                 return seen;
