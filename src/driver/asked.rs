@@ -82,6 +82,7 @@ impl Life {
                 Some(committed) if report.outcome == Outcome::RolledBack => {
                     format!("rolled back to generation {}", committed.generation)
                 }
+                _ if report.outcome == Outcome::Superseded => "a newer change took its place".to_owned(),
                 _ => "left as it is".to_owned(),
             };
             Err(Refused { exit: 75, message: format!("target {target}, generation {generation}: {why}; {on}") })

@@ -13,7 +13,7 @@ impl State {
             _ if self.stopping => self.stopped(),
             Event::Staged(generation) => {
                 let candidate = Candidate { generation, digest, hold: false };
-                self.begun = Some(Begun { digest, generation: Some(generation) });
+                self.begun = Some(Begun { digest, generation: Some(generation), asked: false });
                 self.go(Phase::Verifying(candidate), Effect::Verify(generation))
             }
             Event::Unchanged => {
@@ -144,8 +144,9 @@ impl State {
         if self.settled {
             self.journal.intent = None;
         }
-        if candidate.hold {
-            self.command = self.command.or(Some(candidate));
+        if candidate.hold && self.command.is_none() {
+            self.command = Some(candidate);
+            self.ended(candidate.digest);
         }
         self.backoff = Some(candidate.digest);
         self.wait(Retry::Next)

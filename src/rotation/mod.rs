@@ -211,6 +211,14 @@ pub struct Begun {
     pub digest: Digest,
     /// As this generation, once one was staged.
     pub generation: Option<Generation>,
+    /// Whether an operator asked for it: then other inputs that are the same do not stand for it.
+    pub asked: bool,
+}
+
+impl Begun {
+    fn of(Candidate { generation, digest, hold }: Candidate) -> Begun {
+        Begun { digest, generation: Some(generation), asked: hold }
+    }
 }
 
 /// What is going on. Every phase but `Rest`, `Waiting` and `Stopped` has one operation in flight.

@@ -48,7 +48,7 @@ pub fn recover(journal: Journal, policy: Policy, expired: bool) -> (State, Vec<E
     };
     let Some(intent) = state.journal.intent else { return state.next() };
     let candidate = intent.candidate();
-    state.begun = Some(Begun { digest: candidate.digest, generation: Some(candidate.generation) });
+    state.begun = Some(Begun::of(candidate));
     if state.journal.held {
         return state.publish(candidate);
     }
@@ -118,7 +118,7 @@ impl State {
     pub(super) fn stage(mut self, digest: Digest) -> Next {
         self.littered = true;
         let superseded = self.superseded(Some(digest));
-        self.begun = Some(Begun { digest, generation: None });
+        self.begun = Some(Begun { digest, generation: None, asked: false });
         Self::after(superseded, self.go(Phase::Staging(digest), Effect::Stage(digest)))
     }
 
@@ -129,7 +129,7 @@ impl State {
 
     /// The end of a rotation that is not of these inputs any more.
     fn superseded(&mut self, now: Option<Digest>) -> Option<Effect> {
-        let Begun { digest, generation } = self.begun.take_if(|b| Some(b.digest) != now)?;
+        let Begun { digest, generation, .. } = self.begun.take_if(|b| b.asked || Some(b.digest) != now)?;
         Some(Effect::Report(Report { outcome: Outcome::Superseded, generation, digest }))
     }
 
@@ -156,7 +156,9 @@ impl State {
             return self.save(Phase::Saving);
         }
         if let Some(candidate) = self.command.take() {
-            return self.intend(candidate, 1);
+            let superseded = self.superseded(Some(candidate.digest));
+            self.begun = Some(Begun::of(candidate));
+            return Self::after(superseded, self.intend(candidate, 1));
         }
         let open = self.journal.intent.map(|i| i.candidate());
         let held_open = self.journal.held && open.is_some();

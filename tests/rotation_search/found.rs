@@ -2,7 +2,8 @@
 
 use leasehold::config::model::OnUnhealthy;
 use leasehold::rotation::{
-    Committed, Digest, Effect, Event, Failure, Intent, Journal, Phase, Policy, Retry, State, recover, step,
+    Committed, Digest, Effect, Event, Failure, Intent, Journal, Outcome, Phase, Policy, Report, Retry, State, recover,
+    step,
 };
 
 const CHILD: Policy = Policy { on_unhealthy: OnUnhealthy::Rollback, keep: 2, supervised: true };
@@ -86,4 +87,18 @@ fn a_process_that_can_never_be_told_is_asked_again_before_every_attempt_to_tell_
         assert_eq!(effects, [Effect::Publish(0)]);
         assert!(!state.touched, "what is live is what it would be told");
     }
+}
+
+#[test]
+fn a_rollback_whose_place_a_newer_snapshot_takes_on_the_way_back_is_told() {
+    let journal = Journal { committed: committed(), retained: vec![0], ..Journal::default() };
+    let published = Event::Published { changed: false };
+    let started = [published, Event::Done, Event::Done, Event::Done, Event::Done];
+    let unhealthy = [published, Event::Done, Event::Failed(Failure::ForGood)];
+    let asked = [Event::Rollback(0, Digest(0)), Event::Done];
+    let (state, _) = walk(journal, &[&started[..], &asked, &unhealthy, &unhealthy].concat());
+    assert!(matches!(state.phase, Phase::Waiting(Retry::Back(_))), "{:?}", state.phase);
+    let superseded = Report { outcome: Outcome::Superseded, generation: Some(0), digest: Digest(0) };
+    let effects = step(state, Event::Snapshot(Digest(1))).1;
+    assert_eq!(effects, [Effect::Report(superseded), Effect::Stage(Digest(1))]);
 }

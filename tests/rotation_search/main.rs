@@ -50,6 +50,8 @@ fn budgets(deep: bool) -> Vec<Budget> {
         Budget { snapshots: 1, faults: 1, stops: 1, deaths: extra, ..none },
         Budget { snapshots: 1, stops: 1, deaths: 1, expiries: extra, crashes: 1, ..none },
         Budget { snapshots: 1, expiries: 1, deaths: 1, crashes: 1, ..none },
+        Budget { snapshots: 1 + extra, faults: 2, commands: 1, ..none },
+        Budget { snapshots: 1 + extra, faults: 1, commands: 1, deaths: 1, ..none },
     ]
 }
 

@@ -229,8 +229,14 @@ impl World {
             self.held |= committed && self.state.journal.held;
         }
         if generation.is_some() && generation == self.asked && (self.disk.held || self.freed || !committed) {
-            // The same may have been asked for again meanwhile.
-            let open = self.state.journal.intent.filter(|i| i.hold && outcome != Outcome::Held).map(|i| i.generation);
+            // The same may have been asked for again meanwhile. What is superseded leaves its intent behind until another
+            // is saved, so that there only one that is being saved is another.
+            let other = match (outcome, self.state.phase) {
+                (Outcome::Held, _) => false,
+                (Outcome::Superseded, phase) => matches!(phase, Phase::Forward(Forward::Intend, _)),
+                _ => true,
+            };
+            let open = self.state.journal.intent.filter(|i| i.hold && other).map(|i| i.generation);
             let again = self.state.command.map(|c| c.generation).or(open);
             self.asked = again.filter(|_| again == self.asked);
             self.freed &= self.asked.is_some();

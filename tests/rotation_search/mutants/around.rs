@@ -200,6 +200,15 @@ pub fn operators() -> Vec<Mutant> {
             let idle = matches!(state.phase, Phase::Rest | Phase::Waiting(_));
             if matches!(event, Event::Rollback(..)) && !idle { (state, Vec::new()) } else { step(state, event) }
         }),
+        stepping("does not tell that a newer snapshot took a rollback's place", |state, event| {
+            let asked = state.begun.is_some_and(|begun| begun.asked);
+            let (state, mut effects) = step(state, event);
+            effects.retain(|effect| match effect {
+                Effect::Report(report) => !asked || report.outcome != Outcome::Superseded,
+                _ => true,
+            });
+            (state, effects)
+        }),
         stepping("loses a release that came in flight", |state, event| {
             let (idle, held) = (matches!(state.phase, Phase::Rest | Phase::Waiting(_)), state.unsaved);
             let (mut state, effects) = step(state, event);
