@@ -173,7 +173,7 @@ fn the_sidecar_is_a_native_one_whose_probes_ask_the_agent() {
 }
 
 /// `agent check --offline` of a config beside the template that the pod's ConfigMap has; what it says where it refuses or warns.
-/// That LiteLLM is not on this machine is no matter.
+/// That LiteLLM and the pod's folders are not on this machine is no matter.
 fn refused(config: &str, template: &str) -> Option<String> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("agent.yaml"), config).unwrap();
@@ -186,8 +186,9 @@ fn refused(config: &str, template: &str) -> Option<String> {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let elsewhere = "`litellm` cannot be started: no such program";
-    let warned = said.lines().any(|line| line.starts_with("warning: ") && !line.contains(elsewhere));
+    let elsewhere = ["`litellm` cannot be started: no such program", "the folder /run/litellm-pid is not there"];
+    let mut warnings = said.lines().filter(|line| line.starts_with("warning: "));
+    let warned = warnings.any(|line| !elsewhere.iter().any(|known| line.contains(known)));
     (!output.status.success() || warned).then_some(said)
 }
 
