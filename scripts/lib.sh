@@ -35,15 +35,46 @@ locked() {
     return "$status"
 }
 
+# apt_install PACKAGE…: this machine's own packages, where they may be installed (root) and can be (apt-get and a mirror).
+# Fails where one cannot be had, and says which. What else installs at the same time is waited for.
+apt_install() {
+    local -x DEBIAN_FRONTEND=noninteractive
+    local apt=(apt-get -qq -o DPkg::Lock::Timeout=300) status=1
+    {
+        if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+            say "installing $*"
+            # The lists of packages are old on some machines, and not there on a new one.
+            if "${apt[@]}" install -y --no-install-recommends "$@" ||
+                { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "$@"; }; then
+                status=0
+            fi
+        fi
+        [ "$status" = 0 ] || say "could not install $*: root, apt-get and a mirror are needed"
+    } >&2
+    return "$status"
+}
+
+# need COMMAND=PACKAGE…: installs the packages of those commands that are not on PATH, each by itself, so that one which cannot be
+# had stops no other. Fails where one is missing in the end.
+need() {
+    local pair status=0
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || apt_install "${pair#*=}" || status=1
+    done
+    return "$status"
+}
+
 # A Python with what scripts/requirements.txt names; prints the interpreter's path.
 python_venv() {
-    command -v python3 >/dev/null || return 1
+    need python3=python3 || return 1
     local digest dir
     digest=$({ python3 --version; cat "$ROOT/scripts/requirements.txt"; } | sha256sum | cut -c1-12)
     dir=$CACHE/python-$digest
     if [ ! -e "$dir/.complete" ]; then
         say "building $dir (about a minute, once)"
         rm -rf "$dir"
+        # Debian's python3 makes no such environment by itself.
+        python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv || return 1
         {
             python3 -m venv "$dir" &&
                 "$dir/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/scripts/requirements.txt"

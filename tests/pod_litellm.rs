@@ -74,11 +74,12 @@ wait "$agent"
 /// Process 1 becomes the agent; what looks on is started before.
 const EXEC: &str = r#"
 (
+    # Also where a step fails: process 1 would run on for ever.
+    trap 'kill -TERM 1' EXIT
     until_ "the agent is ready" ready
-    healthy
+    until_ "LiteLLM is healthy" healthy
     rotate
     touch rotated
-    kill -TERM 1
 ) >>log 2>&1 &
 exec "$AGENT" run -- litellm --config=/run/litellm/config.yaml --host=127.0.0.1 --port=4000 --run_gunicorn --num_workers=1 >>log 2>&1
 "#;
@@ -105,8 +106,10 @@ fn trial(folder: &Path, overlay: &str, script: &str) -> Option<Output> {
         serde_yaml::from_str(&fs::read_to_string(examples.join("bases/sidecar/deployment.yaml")).unwrap()).unwrap();
     let command = &deployment["spec"]["template"]["spec"]["containers"][0]["command"][2];
     let path = std::env::var("PATH").unwrap_or_default();
-    let output = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"])
+    // More than both waits of a trial, each 1200 steps of 0.1 s, take on a machine that is busy.
+    let output = Command::new("timeout")
+        .args(["--kill-after=10", "600"])
+        .args(["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"])
         .arg(format!("{COMMON}{script}"))
         .current_dir(folder)
         .env("AGENT", env!("CARGO_BIN_EXE_agent"))
