@@ -41,7 +41,7 @@ pub struct StateDir {
     path: PathBuf,
     key: Key,
     seal: Option<Seal>,
-    _lock: Option<OwnedFd>,
+    _lock: Option<Lock>,
 }
 
 impl StateDir {
@@ -170,7 +170,18 @@ fn refuse_unsafe(dir: &Dir) -> Result<(), FileError> {
     Ok(())
 }
 
-fn lock(dir: &Dir) -> Result<OwnedFd, FileError> {
+/// The lock that one agent holds. Dropped, it is free at once, and not only when the last descriptor of it is closed: what
+/// this process has forked, and what is not another program yet, has one as well.
+struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Where this fails, the close that follows does it.
+        let _closed_anyway = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn lock(dir: &Dir) -> Result<Lock, FileError> {
     let path = dir.path().join("lock");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir.fd(), "lock", flags, Mode::from_raw_mode(0o600))
@@ -195,7 +206,7 @@ fn lock(dir: &Dir) -> Result<OwnedFd, FileError> {
     // Only a word for the next one who comes: the lock itself is the flock.
     let pid = format!("{}\n", std::process::id());
     let _ = rustix::fs::ftruncate(&fd, 0).and_then(|()| rustix::io::pwrite(&fd, pid.as_bytes(), 0));
-    Ok(fd)
+    Ok(Lock(fd))
 }
 
 /// Waits for no agent that lives; only for what one that was killed in the middle of a start left for a moment.
@@ -262,4 +273,21 @@ fn random_key(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, FileError> {
         .fill(bytes.as_mut())
         .map_err(|_| FileError::os("draw random bytes for", path, Errno::IO))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_free_once_it_is_dropped_whoever_still_has_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let state = StateDir::open(&path, None).unwrap();
+        // As a child between fork(2) and execve(2) has it.
+        let _inherited = rustix::io::dup(&state._lock.as_ref().unwrap().0).unwrap();
+        assert!(StateDir::open(&path, None).is_err(), "one at a time");
+        drop(state);
+        StateDir::open(&path, None).unwrap();
+    }
 }

@@ -45,9 +45,6 @@ impl World {
     }
 
     async fn render(&self, options: Options) -> Report {
-        // One at a time: what another test forks for its check holds every lock of this process until it is exec'd.
-        static FORKS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-        let _alone = FORKS.lock().await;
         let report = render_once(&options, &|name| (name == "TOKEN").then(|| "token-of-the-environment".into())).await;
         let shown = format!("{report}{}", report.json());
         assert!(!shown.contains(OLD) && !shown.contains(NEW), "{shown}");
