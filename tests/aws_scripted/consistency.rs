@@ -184,6 +184,11 @@ fn an_answer_without_a_version_is_not_taken_for_one() {
         world.agent.stop();
         world.agent.start();
         world.well("app");
+        let history = world.path("history");
+        world.agent.wait("a third child has begun", |_| {
+            let text = std::fs::read_to_string(&history).ok()?;
+            (text.matches("--\n").count() >= 3).then_some(())
+        });
         assert_eq!(world.served(), ["of-1", "of-2", "of-2"]);
     }
 }
