@@ -7,7 +7,7 @@ from pathlib import Path
 from litellm_load import FRESH, KEPT, STREAMS, Load
 from litellm_run import ALL, FIRST, LIMITED, MASTER, NO_CHAT, REFUSED, SECOND, Run, require, version
 
-OVERLAP = 120  # seconds; more than a rotation under load, or a refused one, takes
+OVERLAP = 180  # seconds; more than a rotation under load, or a refused one, takes
 
 
 class Handover(Run):
@@ -75,16 +75,18 @@ class Handover(Run):
         self.provider_accepts({FIRST: ALL, SECOND: ALL})
         self.rotate_to(SECOND)
         self.overlap_from = time.monotonic()
-        self.handed_over(2, before)
-        self.none_failed(at_least=1000)
+        self.wait_for("committed", 2, 2 * self.WITHIN + OVERLAP)
+        # Read now: what follows may take longer than the overlap.
         text = (self.work / "litellm.yaml").read_text()
+        self.serving = self.handed_over(2, before)
+        self.none_failed(at_least=1000)
         require(FIRST in text and SECOND in text, "litellm.yaml does not have both keys while the overlap lasts")
         self.report.line("litellm.yaml has the second key with order 1, the first with order 2")
         self.complete_with(SECOND, "second")
 
     def overlap_end(self):
         self.report.step(f"the overlap of {OVERLAP} s ends: the first key goes out of the config")
-        self.handed_over(3, self.process())
+        self.handed_over(3, self.serving)
         require(FIRST not in (self.work / "litellm.yaml").read_text(), "the first key is still in litellm.yaml")
         self.provider_accepts({SECOND: ALL})
         self.report.line("litellm.yaml has the second key only; the provider revokes the first")

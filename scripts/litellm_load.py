@@ -14,7 +14,7 @@ from litellm_run import MASTER, Run, require
 
 FRESH, KEPT, STREAMS = 8, 8, 4
 PAUSE = 0.3  # seconds between two requests of one client
-PATIENCE = 60  # seconds that a client waits for the next byte
+PATIENCE = 120  # seconds that a client waits for the next byte
 
 
 class Load:

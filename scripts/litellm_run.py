@@ -242,9 +242,10 @@ class Run:
         child = self.process()
         self.agent.send_signal(signal.SIGTERM)
         try:
-            code = self.agent.wait(30)
+            # Longer than LiteLLM itself may take (stop_timeout).
+            code = self.agent.wait(60)
         except subprocess.TimeoutExpired:
-            raise Failed("the agent did not end within 30 s of TERM") from None
+            raise Failed("the agent did not end within 60 s of TERM") from None
         require(not Path(f"/proc/{child[0]}").exists(), "LiteLLM outlived the agent")
         self.report.line(f"the agent ended with exit code {code}; LiteLLM is gone")
 

@@ -12,8 +12,9 @@ from litellm_load import FRESH, KEPT, STREAMS, Loaded
 from litellm_run import ALL, FIRST, ROOT, SECOND, THIRD, require, version
 
 WORKERS = 2
-# Seconds that a worker which has stopped to listen may serve the connections that it has (one, by serve.py, and a busy machine).
-LINGER = 5
+# Seconds after a commit that a worker before may still serve: twenty answers in a row prove it, and on a busy machine all of them may
+# be the new one's while the old one has just been told to end; then it has the connections that it took (one second, by serve.py).
+LINGER = 15
 KEY = "api_key: {{ secrets.provider.api_key | yaml }}"
 
 
@@ -144,6 +145,7 @@ class Workers(Loaded):
         require(count == quarantined, f"{count} are quarantined, not {quarantined}")
         require(self.seen() == before, "the file, LiteLLM or a worker was touched")
         self.template(good)
+        deadline = time.monotonic() + 90
         while self.status() or self.state() != "healthy":
             require(time.monotonic() < deadline, f"with the good template again `agent status` says {self.status()}")
             time.sleep(0.2)

@@ -63,12 +63,13 @@ class Upstream(BaseHTTPRequestHandler):
 
     def answer(self, status, body):
         data = json.dumps(body).encode()
+        # Before the client can have its answer: it then finds the request in the log.
+        self.log(status)
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-        self.log(status)
 
     def log(self, status):
         line = {"time": time.time(), "method": self.command, "path": self.path, "status": status, "key": self.key}
@@ -77,11 +78,11 @@ class Upstream(BaseHTTPRequestHandler):
 
     def stream(self):
         """A completion in small pieces: the words 0 to STREAM_EVENTS - 1."""
+        self.log(200)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.log(200)
         for number in range(STREAM_EVENTS):
             self.chunk(event({"role": "assistant", "content": f"{number} "}))
             time.sleep(self.server.stream_seconds / STREAM_EVENTS)

@@ -291,7 +291,8 @@ async fn a_kubernetes_mount_is_read_as_a_whole_through_its_swaps() {
     // Beside the reader, not in turns with it.
     let volume = dir.path().to_path_buf();
     let swaps = std::thread::spawn(move || (101..=200).for_each(|n| mount(&volume, &n.to_string())));
-    tokio::time::timeout(DEADLINE, reading).await.unwrap().unwrap();
+    // A hundred swaps are some ten thousand file operations.
+    tokio::time::timeout(6 * DEADLINE, reading).await.unwrap().unwrap();
     swaps.join().unwrap();
     tokio::time::timeout(DEADLINE, watch.changed()).await.expect("a watch on one file of it sees the swap");
     until(&folder, "x", "f0", "200").await;
@@ -305,15 +306,19 @@ async fn a_thousand_secrets_of_one_file_are_parsed_once() {
     let path = dir.path().join("s.yaml");
     let text: String = (0..1_000).map(|n| format!("s{n}: {{k: 'value {n}', l: [1, 2, 3]}}\n")).collect();
     fs::write(&path, &text).unwrap();
-    let store = store(path.clone());
-    let began = Instant::now();
-    read(&store, "s0").await.unwrap();
-    let one = began.elapsed();
     let keys: Vec<Locator> = (0..1_000).map(|n| Locator::File { key: format!("s{n}") }).collect();
-    let began = Instant::now();
-    let readings = futures_util::future::join_all(keys.iter().map(|key| store.read(key))).await;
-    let all = began.elapsed();
-    assert!(readings.into_iter().all(|reading| reading.is_ok()));
+    let (mut one, mut all) = (Duration::MAX, Duration::MAX);
+    // The best of some, each with a store that has parsed nothing yet: a busy machine makes any of them long.
+    for _ in 0..3 {
+        let store = store(path.clone());
+        let began = Instant::now();
+        read(&store, "s0").await.unwrap();
+        one = one.min(began.elapsed());
+        let began = Instant::now();
+        let readings = futures_util::future::join_all(keys.iter().map(|key| store.read(key))).await;
+        all = all.min(began.elapsed());
+        assert!(readings.into_iter().all(|reading| reading.is_ok()));
+    }
     assert!(all < one * 50, "one took {one:?}, a thousand took {all:?}");
 }
 

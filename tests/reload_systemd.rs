@@ -215,7 +215,7 @@ async fn root_a_reload_that_kills_the_process_a_moment_later_is_a_failure() {
     if !inside() {
         return;
     }
-    unit("dies.service", &service("ExecReload=/bin/sh -c '(sleep 0.3; kill -9 $MAINPID) & true'\nKillMode=process"));
+    unit("dies.service", &service("ExecReload=/bin/sh -c '(sleep 0.05; kill -9 $MAINPID) & true'\nKillMode=process"));
     systemctl(&["start", "dies.service"]);
     let error = told("dies.service", SystemdVerb::Reload).await.unwrap_err();
     assert!(error.message.contains("the job is done, but the unit is now failed"), "{error}");
@@ -231,7 +231,7 @@ async fn root_a_unit_that_is_still_starting_is_waited_for() {
     unit("slow.service", text);
     systemctl(&["start", "--no-block", "slow.service"]);
     until("it is starting", || state("slow.service") == "activating").await;
-    let quick = Duration::from_secs(2);
+    let quick = Duration::from_secs(5);
     let error = reloader_within("slow.service", SystemdVerb::Reload, quick, Bus::system()).apply(NEW_FILES).await;
     let error = error.unwrap_err();
     assert_eq!(error.kind, ReloadErrorKind::TimedOut);
@@ -251,10 +251,10 @@ async fn root_a_reload_that_takes_too_long_is_timed_out() {
     }
     unit("lame.service", &service("ExecReload=/bin/sleep 60"));
     systemctl(&["start", "lame.service"]);
-    let mut reload = reloader_within("lame.service", SystemdVerb::Reload, Duration::from_secs(2), Bus::system());
+    let mut reload = reloader_within("lame.service", SystemdVerb::Reload, Duration::from_secs(5), Bus::system());
     let error = reload.apply(NEW_FILES).await.unwrap_err();
     assert_eq!(error.kind, ReloadErrorKind::TimedOut);
-    assert_eq!(error.message, "reload lame.service: the job did not end within 2s; it may still run");
+    assert_eq!(error.message, "reload lame.service: the job did not end within 5s; it may still run");
     systemctl(&["kill", "--signal=KILL", "lame.service"]);
 }
 

@@ -85,7 +85,7 @@ fn credentials_that_stay_expired_are_told_and_nothing_ends() {
     assert!(server.total() <= 30, "{:?}", server.counts());
     assert_eq!((world.serving(), world.starts()), (vec!["of-1".to_owned()], 1));
     server.clear();
-    world.serves(&["of-2"]);
+    world.serves_after_failures(&["of-2"]);
     world.well("app");
 }
 

@@ -98,13 +98,19 @@ fn a_child_that_ignores_term_is_killed_with_its_whole_group_after_stop_timeout()
     let mut agent = Agent::new(&app(&exec), &key("key-of-1"));
     agent.start();
     agent.wait_outcomes(&["committed"]);
-    let old = ["pid", "grandchild"].map(|name| last_number(&agent.dir.join(name)).unwrap());
+    let old = agent.wait("both run", |a| {
+        let number = |name| last_number(&a.dir.join(name));
+        Some([number("pid")?, number("grandchild")?])
+    });
     assert!(old.iter().all(|pid| alive(*pid)));
     agent.secrets(&key("key-of-2"));
     agent.wait_outcomes(&["committed", "committed"]);
     assert!(old.iter().all(|pid| !alive(*pid)), "nothing of the old one is left when the new one runs");
-    let new = ["pid", "grandchild"].map(|name| last_number(&agent.dir.join(name)).unwrap());
-    assert!(new.iter().all(|pid| alive(*pid) && !old.contains(pid)));
+    let new = agent.wait("both of the new one run", |a| {
+        let number = |name| last_number(&a.dir.join(name)).filter(|pid| !old.contains(pid));
+        Some([number("pid")?, number("grandchild")?])
+    });
+    assert!(new.iter().all(|pid| alive(*pid)));
     agent.wait_state("app", "healthy");
     assert_eq!(agent.stop().code(), Some(128 + 9));
     assert!(new.iter().all(|pid| !alive(*pid)), "nothing is left behind");

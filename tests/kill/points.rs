@@ -60,6 +60,9 @@ fn each_point(of: &[(Kind, bool)]) {
 fn run(share: Share) {
     let mut dice = Dice::new(share.part as u64);
     let mut world = World::new(&[share.kind], false);
+    if share.good {
+        world.be_patient();
+    }
     warm_up(&mut world, share.good);
     let (points, startup) = learn(&mut world, share.good);
     let mine: Vec<_> = points.into_iter().filter(|point| taken(point, &share)).collect();

@@ -104,6 +104,12 @@ impl World {
         Self { agent, kinds: kinds.to_vec(), root, rested: BTreeMap::new(), newest: 1, listener, seal, runtime }
     }
 
+    /// Where no value is a bad one, no refusal has to be waited for: a good one has time on a busy machine, too.
+    pub fn be_patient(&self) {
+        let text = self.agent.read("agent.yaml").replace("within: 3s", "within: 10s");
+        fs::write(self.agent.dir.join("agent.yaml"), text).unwrap();
+    }
+
     /// Gives the secret a new value, and answers it.
     pub fn change(&mut self, good: bool) -> String {
         self.newest += 1;

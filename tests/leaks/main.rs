@@ -7,6 +7,8 @@ mod agent;
 mod canary;
 mod faults;
 mod own;
+#[path = "../support/ports.rs"]
+mod ports;
 mod procs;
 mod server;
 mod world;
@@ -307,7 +309,8 @@ fn faulty_config(agent: &mut Agent, format: &str, seen: &mut Seen) {
 /// Lets the child crash until its trampoline was seen at work.
 fn trampoline(agent: &mut Agent, watcher: &Watcher) {
     let mut last = 0;
-    agent.wait("the trampoline is seen at work", |a| {
+    // It lives for a moment, and the agent waits longer before each next one: it takes as many as it takes.
+    agent.wait_within(3 * agent::DEADLINE, "the trampoline is seen at work", |a| {
         for child in procs::children(a.pid()) {
             let sleeps = procs::program(child).is_some_and(|p| p.arguments().starts_with("sleep 100000"));
             if sleeps && child != last {

@@ -44,7 +44,8 @@ fn others_of_the_same_user_cannot_look_into_the_agent_and_it_leaves_no_core() {
     let dir = temp.path().canonicalize().unwrap();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
     let binary = dir.join("agent");
-    fs::copy(env!("CARGO_BIN_EXE_agent"), &binary).unwrap();
+    // By a process of its own: what another test forks meanwhile would keep our copy open for writing, and so from being run.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_agent")).arg(&binary).status().unwrap().success());
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
     let home = dir.join("home");
     fs::create_dir(&home).unwrap();

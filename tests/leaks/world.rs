@@ -162,7 +162,7 @@ fn good_targets(echo: &Echo) -> Vec<(String, Value)> {
         "pass_env": ["CANARY_PASS"],
         "files": [
             {"path": "out/all.yaml", "inline": format!("{all}bytes: '{{{{ secrets.blob.key | b64encode }}}}'\n"),
-             "check": {"run": ["sh", "-c", "cat \"$1\" >&2; cat \"$1\"", "good-check", "{path}"]}},
+             "check": {"run": ["sh", "-c", "cat \"$1\" >&2; cat \"$1\"; sleep 0.2", "good-check", "{path}"]}},
             {"path": "out/app.env", "format": "systemd-env", "env": {
                 "LINES": "{{ secrets.main.lines }}", "FIXED": "${CANARY_ENV}", "PASSED": "{{ env.CANARY_PASS }}"}},
         ],
@@ -280,8 +280,8 @@ fn config(echo: &Echo, admin: &str) -> Value {
 
 /// A folder with all that, and every canary that there will be in `rounds` rounds.
 pub fn build(echo: &Echo, rounds: u32) -> (Agent, Canaries) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut agent = Agent::new(&config(echo, &port.to_string()).to_string(), &secrets(1, false).to_string());
+    let port = format!("127.0.0.1:{}", crate::ports::free_port());
+    let mut agent = Agent::new(&config(echo, &port).to_string(), &secrets(1, false).to_string());
     fs::create_dir(agent.dir.join("folder")).unwrap();
     fs::set_permissions(agent.dir.join("folder"), fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(agent.dir.join("folder/key"), bytes(1)).unwrap();

@@ -7,11 +7,7 @@ use std::process::{Command, Stdio};
 use crate::agent::Agent;
 use crate::endpoint::Endpoint;
 use crate::kit::{app, key, skip};
-
-/// A port that is free at the moment.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use crate::ports::free_port;
 
 /// Status and body; None while nobody listens.
 fn get(port: u16, path: &str) -> Option<(u16, String)> {

@@ -31,7 +31,7 @@ fn the_agents_own_credentials_do_not_reach_the_child_unless_passed() {
     command.env("NOTIFY_SOCKET", &socket).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     agent.child = Some(command.spawn().unwrap());
     agent.wait_state("app", "healthy");
-    let env = agent.read("env");
+    let env = agent.wait("the child's environment", |a| Some(a.read("env")).filter(|env| !env.is_empty()));
     let has = |name: &str| env.lines().any(|line| line.starts_with(&format!("{name}=")));
     for gone in ["VAULT_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "NOTIFY_SOCKET", "WATCHDOG_USEC"] {
         assert!(!has(gone), "{gone} in {env}");
@@ -41,7 +41,7 @@ fn the_agents_own_credentials_do_not_reach_the_child_unless_passed() {
 
 #[test]
 fn a_child_that_dies_by_itself_is_started_again_after_a_wait() {
-    let text = exec("echo $$ >>pids; test -e once || { touch once; sleep 1.5; exit 4; }; while :; do sleep 0.05; done");
+    let text = exec("echo $$ >>pids; test -e once || { touch once; sleep 5; exit 4; }; while :; do sleep 0.05; done");
     let mut agent = Agent::new(&text, &key("key-of-1"));
     agent.start();
     agent.wait_outcomes(&["committed"]);
@@ -72,7 +72,7 @@ fn what_the_child_leaves_behind_ends_with_it() {
     let mut agent = Agent::new(&exec(script), &key("key-of-1"));
     agent.start();
     agent.wait_state("app", "healthy");
-    let escaped = last_number(&agent.dir.join("escaped")).unwrap();
+    let escaped = agent.wait("what escapes", |a| last_number(&a.dir.join("escaped")));
     assert!(alive(escaped));
     agent.stop();
     agent.wait("it is gone", |_| (!alive(escaped)).then_some(()));
@@ -85,7 +85,7 @@ fn children_die_with_an_agent_that_is_killed_and_the_next_one_starts_one_of_its_
     let mut agent = Agent::new(&text, &key("key-of-1"));
     agent.start();
     agent.wait_state("app", "healthy");
-    let first = last_number(&agent.dir.join("pid")).unwrap();
+    let first = agent.wait("the child", |a| last_number(&a.dir.join("pid")));
     agent.signal(nix::sys::signal::Signal::SIGKILL);
     agent.end();
     agent.start();

@@ -78,6 +78,7 @@ fn signals_are_passed_on_to_the_child() {
         "for s in USR1 USR2 QUIT WINCH; do trap \"echo $s >>got\" $s; done; echo $$ >pid; while :; do sleep 0.05; done";
     agent.start_with(&["run", "--", "sh", "-c", script]);
     agent.wait_state("app", "healthy");
+    agent.wait("its traps are set", |a| last_number(&a.dir.join("pid")));
     let mut expected = String::new();
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT, Signal::SIGWINCH] {
         agent.signal(signal);

@@ -7,6 +7,8 @@ mod agent;
 mod endpoint;
 #[path = "../support/kit.rs"]
 mod kit;
+#[path = "../support/ports.rs"]
+mod ports;
 
 mod admin;
 mod child;

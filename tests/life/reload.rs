@@ -19,7 +19,7 @@ fn started(text: &str) -> (Agent, i32) {
     let mut agent = Agent::new(text, &key("key-of-1"));
     agent.start();
     agent.wait_state("child", "healthy");
-    let pid = last_number(&agent.dir.join("pid")).unwrap();
+    let pid = agent.wait("the child", |a| last_number(&a.dir.join("pid")));
     (agent, pid)
 }
 

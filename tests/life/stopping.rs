@@ -32,7 +32,7 @@ fn next_life(agent: &mut Agent) {
     assert_eq!((&last["outcome"], &last["generation"]), (&"committed".into(), &last["on"]), "{last}");
 }
 
-const SLOW: &str = "test ! -e stuck || { touch begun; sleep 2; }";
+const SLOW: &str = "test ! -e stuck || { touch begun; sleep 5; }";
 
 fn started(text: &str) -> Agent {
     let mut agent = Agent::new(text, &key("key-of-1"));
@@ -117,7 +117,7 @@ fn in_a_first_rotation_what_is_begun_is_finished_by_the_next_life() {
 #[test]
 fn a_second_term_ends_at_once_and_the_next_life_finds_its_way() {
     let text =
-        app(&format!("    reload: {{type: command, run: [sh, -c, '{}']}}\n", SLOW.replace("sleep 2", "sleep 20")));
+        app(&format!("    reload: {{type: command, run: [sh, -c, '{}']}}\n", SLOW.replace("sleep 5", "sleep 20")));
     let mut agent = started(&text);
     block(&agent);
     agent.secrets(&key("key-of-2"));

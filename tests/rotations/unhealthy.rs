@@ -187,7 +187,7 @@ fn a_rotation_that_goes_back_leaves_the_other_files_alone() {
 
 #[test]
 fn a_child_that_passes_its_check_and_dies_a_moment_later_is_rolled_back() {
-    let command = "if grep -q wrong out/conf; then sleep 0.3; exit 7; fi; exec sleep 1000";
+    let command = "if grep -q wrong out/conf; then sleep 0.05; exit 7; fi; exec sleep 1000";
     let text = app(&format!(
         "    reload: {{type: exec, command: [sh, -c, '{command}'], on_change: restart, stop_timeout: 2s}}\n    \
          health: {{type: command, run: ['true'], within: 5s, interval: 50ms}}\n"

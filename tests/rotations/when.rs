@@ -16,7 +16,7 @@ fn overlapping(overlap: &str) -> String {
 
 #[test]
 fn the_version_before_is_there_while_the_overlap_lasts_and_its_end_is_a_rotation() {
-    let mut agent = Agent::new(&overlapping("4s"), &key("key-of-1"));
+    let mut agent = Agent::new(&overlapping("8s"), &key("key-of-1"));
     agent.start();
     agent.wait_file("out/conf", "key-of-1");
     agent.wait_outcomes(&["committed"]);
@@ -49,7 +49,7 @@ fn a_version_that_was_refused_never_becomes_the_one_before() {
 fn no_overlap_ends_while_the_newest_version_is_refused() {
     // The end of the clock's overlap, which is the longer one, is a rotation of its own target: then the other's would be over.
     let text = "state_dir: state\nstores: {one: {type: file, path: secrets.yaml}, two: {type: file, path: two.yaml}}\n\
-                secrets:\n  provider: {store: one, overlap: 2s, expect: {key: '^key-of-'}}\n  clock: {store: two, overlap: 5s}\n\
+                secrets:\n  provider: {store: one, overlap: 5s, expect: {key: '^key-of-'}}\n  clock: {store: two, overlap: 8s}\n\
                 targets:\n  app: {settle: {min: 20ms, max: 200ms}, files: [{path: out/conf, inline: '{{ secrets.provider.key \
                 }}{% if previous.provider is defined %}<{{ previous.provider.key }}{% endif %}'}]}\n  clock: {settle: {min: \
                 20ms, max: 200ms}, files: [{path: out/clock, inline: '{{ secrets.clock.key }}{% if previous.clock is defined \
@@ -99,7 +99,7 @@ fn an_overlap_outlives_a_restart() {
 #[test]
 fn changes_that_arrive_together_rotate_together() {
     let text = "state_dir: state\nstores: {one: {type: file, path: secrets.yaml}, two: {type: file, path: two.yaml}}\n\
-                secrets: {provider: {store: one}, other: {store: two}}\ntargets:\n  app:\n    settle: {min: 1500ms, max: \
+                secrets: {provider: {store: one}, other: {store: two}}\ntargets:\n  app:\n    settle: {min: 3s, max: \
                 20s}\n    files: [{path: out/conf, inline: '{{ secrets.provider.key }} {{ secrets.other.key }}'}]\n";
     let mut agent = Agent::new(text, &key("key-of-1"));
     fs::write(agent.dir.join("two.yaml"), "other: {key: other-1}\n").unwrap();

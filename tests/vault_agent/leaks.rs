@@ -56,7 +56,7 @@ fn value(round: u32) -> String {
 }
 
 fn lifecycle(format: &str) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let port = format!("127.0.0.1:{}", crate::vault::ports::free_port());
     let vault = Vault::fake();
     let fake = vault.server.fake().unwrap().clone();
     let setup = setup(&vault, &port);

@@ -61,7 +61,7 @@ fn with_an_overlap_the_credentials_before_outlive_the_commit() {
 #[test]
 fn credentials_are_renewed_then_replaced_at_their_maximum_before_the_old_ones_end() {
     each(|vault| {
-        let Some((mut world, prefix)) = on_database(vault, "12s", "16s", |_| {}) else { return };
+        let Some((mut world, prefix)) = on_database(vault, "24s", "32s", |_| {}) else { return };
         let (before, lease) = (world.creds(), world.live(&prefix, 1));
         let renewed = world.until("it is renewed", |w| {
             let info = w.vault.on(async |s| s.lease(&lease[0]).await);
@@ -101,7 +101,7 @@ fn an_emergency_revocation_of_the_prefix_is_noticed_by_a_lookup_and_replaced() {
 #[test]
 fn a_refused_candidate_is_revoked_and_the_old_credentials_are_in_use_and_valid() {
     each(|vault| {
-        let refusing = |setup: &mut Setup| setup.target["health"]["within"] = "500ms".into();
+        let refusing = |setup: &mut Setup| setup.target["health"]["within"] = "5s".into();
         let Some((mut world, prefix)) = on_database(vault, "1h", "2h", refusing) else { return };
         let (before, lease) = (world.creds(), world.live(&prefix, 1));
         world.put("accept", &format!("{}\n", before.user));

@@ -61,7 +61,7 @@ async fn a_sealed_server_a_standby_and_a_stale_one() {
     assert_eq!(get(admin, ROOT, &at).await.is(200).number("/data/metadata/version"), 2);
     server.fake.lag(0);
     assert_eq!(get(admin, ROOT, &at).await.is(200).number("/data/metadata/version"), 3);
-    server.fake.quota(Some(1.0), true);
+    server.fake.quota(Some(0.001), true);
     get(admin, ROOT, &at).await;
     assert_eq!(get(admin, ROOT, &at).await.is(429).header("retry-after"), None);
 }

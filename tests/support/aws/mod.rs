@@ -4,6 +4,9 @@
 
 pub mod model;
 pub mod moto;
+#[allow(clippy::duplicate_mod, reason = "the one beside it has it, too")]
+#[path = "../ports.rs"]
+pub mod ports;
 pub mod scripted;
 pub mod wire;
 pub mod world;

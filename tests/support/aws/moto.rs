@@ -39,7 +39,7 @@ pub fn moto() -> Option<&'static Moto> {
 
 fn start() -> Option<Moto> {
     let python = std::env::var_os("LEASEHOLD_PYTHON").filter(|path| !path.is_empty())?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = super::ports::free_port();
     let dir = tempfile::tempdir().unwrap().keep();
     let mut command = Command::new("sh");
     command.args(["-c", KEEPER, "sh"]).arg(&dir).arg(python).args(["-m", "moto.server", "-p", &port.to_string()]);

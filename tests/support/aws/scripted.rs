@@ -131,7 +131,7 @@ enum Done {
 
 impl Scripted {
     pub fn start() -> Scripted {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", super::ports::free_port())).unwrap();
         let port = listener.local_addr().unwrap().port();
         let scripted = Scripted { port, shared: Shared::default() };
         scripted.listen(listener);

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, DEADLINE};
 
 pub const ACCESS_KEY: &str = "AKIDOFTHEAGENT";
 pub const SECRET_KEY: &str = "zQ7xv9/secret+key/of+the/agents/own==";
+
+/// The most that the agent waits between two reads of a store that fails.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The agent in its folder. One target `app` of one file, one child that takes the file up.
 pub struct World {
@@ -152,8 +156,19 @@ impl World {
     /// Waits until the child serves exactly these lines, and is healthy.
     #[track_caller]
     pub fn serves(&mut self, lines: &[&str]) {
+        self.serves_within(DEADLINE, lines);
+    }
+
+    /// The same where the next read may be a minute away: after failures for long, that is how far apart they are.
+    #[track_caller]
+    pub fn serves_after_failures(&mut self, lines: &[&str]) {
+        self.serves_within(LONGEST_WAIT + DEADLINE, lines);
+    }
+
+    #[track_caller]
+    fn serves_within(&mut self, within: Duration, lines: &[&str]) {
         let serving = self.path("serving");
-        self.agent.wait(&format!("{lines:?} are served, and healthy"), |a| {
+        self.agent.wait_within(within, &format!("{lines:?} are served, and healthy"), |a| {
             let text = fs::read_to_string(&serving).ok()?;
             let well = a.target("app").is_some_and(|t| t["state"] == "healthy");
             (text.lines().eq(lines.iter().copied()) && well).then_some(())

@@ -4,6 +4,9 @@
 
 pub mod fake;
 pub mod http;
+#[allow(clippy::duplicate_mod, reason = "the one beside it has it, too")]
+#[path = "../ports.rs"]
+pub mod ports;
 pub mod postgres;
 pub mod real;
 pub mod server;

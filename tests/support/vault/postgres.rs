@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::real::{Kept, free_port};
+use super::ports::free_port;
+use super::real::Kept;
 
 /// Listens on 127.0.0.1; its superuser is `postgres`. Ends with the test binary, and its folder with it.
 pub struct Postgres {

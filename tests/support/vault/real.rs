@@ -49,17 +49,12 @@ pub struct Real {
 
 const ROOT: &str = "root-of-the-tests";
 
-/// A free port of 127.0.0.1, for a program that takes only a number.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Real {
     /// Starts it and waits until it answers. None without `VAULT_BIN`; a `VAULT_BIN` that does not work fails the test.
     pub fn start() -> Option<Real> {
         let binary = PathBuf::from(std::env::var_os("VAULT_BIN").filter(|path| !path.is_empty())?);
         let name = binary.file_name().unwrap().to_string_lossy().into_owned();
-        let port = free_port();
+        let port = super::ports::free_port();
         let dir = tempfile::tempdir().unwrap().keep();
         let binary = binary.canonicalize().unwrap_or(binary);
         let listen = format!("-dev-listen-address=127.0.0.1:{port}");
