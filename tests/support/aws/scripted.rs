@@ -131,7 +131,7 @@ enum Done {
 
 impl Scripted {
     pub fn start() -> Scripted {
-        let listener = TcpListener::bind(("127.0.0.1", super::ports::free_port())).unwrap();
+        let listener = super::ports::listener();
         let port = listener.local_addr().unwrap().port();
         let scripted = Scripted { port, shared: Shared::default() };
         scripted.listen(listener);
@@ -178,7 +178,7 @@ impl Scripted {
 
     /// Serves again, on the same port.
     pub fn up(&self) {
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).unwrap();
+        let listener = super::ports::listener_on(self.port);
         self.state().stopped = false;
         self.listen(listener);
     }
