@@ -1,5 +1,6 @@
 //! Whether a staged generation may be published: `expect`, each file's `check`, each secret's `verify` request.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
@@ -60,10 +61,11 @@ pub async fn verify(
     staged: &[PathBuf],
     target: &TargetConfig,
     inherit: &Inherit,
+    passed: &BTreeMap<String, String>,
 ) -> Result<(), VerifyError> {
     expect(renderer, snapshot)?;
     check(target, staged, inherit).await?;
-    requests(renderer, snapshot).await
+    requests(renderer, snapshot, passed).await
 }
 
 /// Holds the values against the `expect` patterns.
@@ -130,15 +132,25 @@ pub async fn check_one(check: &CheckCommand, path: &Path, staged: &Path, inherit
     }
 }
 
-/// Asks the `verify` requests of the secrets in use, all at once, with the new values.
+/// Asks the `verify` requests of the secrets in use, all at once, with the new values. `passed`: what the committed
+/// generation passed by, see [`Renderer::verify_digests`]: the same is not asked again, so that a provider that is down
+/// stops the rotations of its own credential only.
 ///
 /// # Errors
 /// Every refusal; where nobody refused, everybody who did not answer.
-pub async fn requests(renderer: &Renderer, snapshot: &Snapshot) -> Result<(), VerifyError> {
+pub async fn requests(
+    renderer: &Renderer,
+    snapshot: &Snapshot,
+    passed: &BTreeMap<String, String>,
+) -> Result<(), VerifyError> {
     let rendered = renderer
         .verify_requests(snapshot)
         .map_err(|error| VerifyError::new(VerifyErrorKind::Rejected, &error.to_string()))?;
     let asked = rendered.into_iter().filter_map(|(name, request)| {
+        if passed.get(name.as_str()).is_some_and(|before| *before == renderer.verify_digest(snapshot, &name, &request))
+        {
+            return None;
+        }
         let written = renderer.verify_as_written(&name)?;
         Some(async move { (name, ask(request, written).await) })
     });

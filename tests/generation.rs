@@ -109,6 +109,7 @@ fn origin() -> Origin {
         snapshot: "snapshot".to_owned(),
         versions: BTreeMap::from([("anthropic".to_owned(), Version("7".to_owned()))]),
         previous: BTreeMap::new(),
+        verified: BTreeMap::new(),
     }
 }
 

@@ -137,6 +137,7 @@ fn origin() -> Origin {
         snapshot: "s".to_owned(),
         versions: BTreeMap::new(),
         previous: BTreeMap::new(),
+        verified: BTreeMap::new(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Carries one operation out. The hands go into an operation and come back with its answer, so there is never a second.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,13 +110,22 @@ impl Hands {
             Ok(plain) => plain,
             Err(error) => return Answer::for_now(error),
         };
+        let passed = self.passed().await;
         let paths = plain.as_ref().map_or(&[][..], Plain::files);
         let (target, inherit) = (&self.target, &self.probe.inherit);
-        match verify::verify(&inputs.renderer, &inputs.snapshot, paths, target, inherit).await {
+        match verify::verify(&inputs.renderer, &inputs.snapshot, paths, target, inherit, &passed).await {
             Ok(()) => Answer::of(Event::Done),
             Err(error) if error.for_good => Answer::for_good(error.message),
             Err(error) => Answer::for_now(error.message),
         }
+    }
+
+    /// The `verify` requests that let the committed generation pass.
+    async fn passed(&mut self) -> BTreeMap<String, String> {
+        let Some(committed) = self.saved.committed else { return BTreeMap::new() };
+        let generations = self.generations.clone();
+        let manifest = blocking(move || generations.manifest(GenerationId(committed.generation))).await;
+        manifest.map(|manifest| manifest.origin.verified).unwrap_or_default()
     }
 
     /// The files for `check` commands, where there are any.
@@ -345,6 +354,7 @@ fn stage(
         snapshot: inputs.renderer.snapshot_digest(&inputs.snapshot),
         versions: inputs.versions(),
         previous: inputs.previous(),
+        verified: inputs.renderer.verify_digests(&inputs.snapshot),
     };
     generations.stage(&rendered, origin).map(|staged| Some(staged.id())).map_err(Answer::for_now)
 }

@@ -33,6 +33,10 @@ pub struct Origin {
     /// The versions used as `previous`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub previous: BTreeMap<String, Version>,
+    /// Keyed digests of the `verify` requests that let it pass, by the secret's name. Once it is committed, what is the
+    /// same in a later generation is not asked again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verified: BTreeMap<String, String>,
 }
 
 /// The manifest of one generation.

@@ -63,6 +63,23 @@ impl Parts {
     }
 }
 
+/// One rendered request for one version: what is asked, and what must be answered.
+pub(super) fn request(key: &Key, version: &str, request: &HttpRequest) -> String {
+    let mut parts =
+        Parts(key.digest("verify request")).add(version).add(&request.url).add(&request.method).pairs(&request.headers);
+    // Nothing that is rendered goes through Debug: that would leave copies of it behind.
+    parts = parts.debug(request.body.is_some()).add(request.body.as_deref().unwrap_or_default());
+    parts = parts.debug((&request.status, request.json.len()));
+    for (pointer, value) in &request.json {
+        parts = parts.add(pointer).debug(value.is_string());
+        parts = match value.as_str() {
+            Some(text) => parts.add(text),
+            None => parts.add(value.to_string()),
+        };
+    }
+    parts.debug((&request.body_contains, &request.ca_cert)).0.hex(16)
+}
+
 /// The part that the snapshot does not change: templates, the target's config, the secrets' checks, `env`.
 pub(super) fn fixed(
     key: &Key,

@@ -187,6 +187,20 @@ impl Renderer {
         Ok(out)
     }
 
+    /// Keyed digests of the `verify` requests over a snapshot, by the secret's name; of none, where a template of one has a
+    /// fault, which whoever asks them will hear of.
+    pub fn verify_digests(&self, snapshot: &Snapshot) -> BTreeMap<String, String> {
+        let requests = self.verify_requests(snapshot).unwrap_or_default();
+        requests.iter().map(|(name, request)| (name.to_string(), self.verify_digest(snapshot, name, request))).collect()
+    }
+
+    /// The keyed digest of one rendered `verify` request, of the answer that it wants, and of the version that it speaks for:
+    /// the request may name it nowhere.
+    pub fn verify_digest(&self, snapshot: &Snapshot, name: &SecretName, request: &HttpRequest) -> String {
+        let version = snapshot.secrets.get(name).map_or("", |reading| reading.version.0.as_str());
+        digest::request(&self.key, version, request)
+    }
+
     /// A secret's `verify` request as it stands in the config: what messages may quote.
     pub fn verify_as_written(&self, secret: &SecretName) -> Option<&HttpRequest> {
         self.secrets.get(secret)?.verify.as_ref()

@@ -72,6 +72,33 @@ fn a_provider_that_does_not_answer_is_waited_for() {
     assert_eq!(agent.read("out/conf"), "key=good-key-2");
 }
 
+#[test]
+fn a_provider_that_is_down_keeps_no_other_secret_from_rotating_nor_is_asked_about_what_it_let_pass() {
+    let endpoint = Endpoint::accepting(&["good-key-1", "good-key-2"]);
+    let two = |provider: &str, other: &str| format!("provider: {{key: {provider}}}\nother: {{key: {other}}}\n");
+    let text = verified(&endpoint)
+        .replace("secrets: {", "secrets: {other: {store: local}, ")
+        .replace("'key={{ secrets.provider.key }}'", "'key={{ secrets.provider.key }} other={{ secrets.other.key }}'");
+    let mut agent = Agent::new(&text, &two("good-key-1", "one"));
+    agent.start();
+    agent.wait_outcomes(&["committed"]);
+    endpoint.refuse_with(503);
+    agent.secrets(&two("good-key-1", "two"));
+    agent.wait_outcomes(&["committed", "committed"]);
+    assert_eq!(agent.read("out/conf"), "key=good-key-1 other=two");
+    // Another life of the agent knows it as well.
+    agent.stop();
+    agent.start();
+    agent.secrets(&two("good-key-1", "three"));
+    agent.wait_outcomes(&["committed", "committed", "committed"]);
+    assert_eq!(endpoint.times("good-key-1"), 1, "asked about once");
+    endpoint.accept(&["good-key-2"]);
+    agent.secrets(&two("good-key-2", "three"));
+    agent.wait_outcomes(&["committed", "committed", "committed", "committed"]);
+    assert_eq!(endpoint.times("good-key-2"), 1, "what is new is asked about");
+    assert_eq!(agent.read("out/conf"), "key=good-key-2 other=three");
+}
+
 fn verified(endpoint: &Endpoint) -> String {
     let http = format!(
         "{{url: 'http://127.0.0.1:{}/verify', headers: {{x-key: '{{{{ secrets.provider.key }}}}'}}}}",

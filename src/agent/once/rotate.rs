@@ -1,7 +1,7 @@
 //! One target's files, through the rotation machine: its rules, crash recovery included, hold here as they do in a
 //! running agent. Every reload is answered with "not running": no process is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,6 +235,7 @@ impl<'a> Rotation<'a> {
                 .filter_map(|name| Some((name.to_string(), snapshot.secrets.get(name)?.version.clone())))
                 .collect(),
             previous: snapshot.previous.iter().map(|(name, r)| (name.to_string(), r.version.clone())).collect(),
+            verified: renderer.verify_digests(snapshot),
         };
         let committed = self.committed.map(|c| GenerationId(c.generation));
         let generations = self.generations.clone();
@@ -258,8 +259,9 @@ impl<'a> Rotation<'a> {
         let paths = plain.as_ref().map_or(&[][..], Plain::files);
         let withhold = self.loaded.confidential.auth_variables.clone();
         let inherit = Inherit { withhold, pass: target.pass_env.clone() };
+        let passed = self.passed().await;
         loop {
-            let error = match verify::verify(renderer, snapshot, paths, target, &inherit).await {
+            let error = match verify::verify(renderer, snapshot, paths, target, &inherit, &passed).await {
                 Ok(()) => return Event::Done,
                 Err(error) => error,
             };
@@ -270,6 +272,14 @@ impl<'a> Rotation<'a> {
             }
             return self.fail(problem(self.loaded, target, Class::of_verify(&error), &error));
         }
+    }
+
+    /// The `verify` requests that let the committed generation pass.
+    async fn passed(&self) -> BTreeMap<String, String> {
+        let Some(committed) = self.committed else { return BTreeMap::new() };
+        let generations = self.generations.clone();
+        let manifest = blocking(move || generations.manifest(GenerationId(committed.generation))).await;
+        manifest.map(|manifest| manifest.origin.verified).unwrap_or_default()
     }
 
     /// The staged files for `check` commands, where there are any.

@@ -13,12 +13,21 @@ impl Builder<'_> {
     pub(super) fn traps(&mut self, files: &[FileConfig], reload: &ReloadConfig, place: Place, at: &str) {
         let environment = |file: &FileConfig| matches!(file.format, Format::SystemdEnv | Format::DockerEnv);
         let how = match reload {
-            ReloadConfig::Signal(_) => "a signal",
-            ReloadConfig::Systemd(unit) if unit.verb == SystemdVerb::Reload => "verb: reload",
+            ReloadConfig::Signal(_) => "a signal gives",
+            ReloadConfig::Systemd(unit) => match unit.verb {
+                SystemdVerb::Reload => "verb: reload gives",
+                SystemdVerb::ReloadOrRestart => {
+                    "verb: reload-or-restart reloads a unit that has ExecReload=, which gives"
+                }
+                SystemdVerb::TryReloadOrRestart => {
+                    "verb: try-reload-or-restart reloads a unit that has ExecReload=, which gives"
+                }
+                _ => "",
+            },
             _ => "",
         };
         if !how.is_empty() && files.iter().any(environment) {
-            let text = "gives no process another environment: what its env file holds is read at its next start only";
+            let text = "no process another environment: what its env file holds is read at its next start only";
             self.d.warn(place, format!("{at}.reload: {how} {text}; restart it, or keep what rotates in another file"));
         }
         if let ReloadConfig::Exec(exec) = reload {

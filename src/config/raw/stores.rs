@@ -226,7 +226,7 @@ record! {
         max_age: Option<Span<1>>,
         /// Field -> pattern that must be found in its value before anything is published; `^` and `$` anchor it.
         expect: Option<Table<Pattern>>,
-        /// What is asked with the new value before anything is published.
+        /// What is asked with the new value before anything is published. A committed version is asked about again only where the request has become another one.
         verify: Option<RawVerify>,
     }
 }
