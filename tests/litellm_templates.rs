@@ -101,3 +101,46 @@ fn a_model_has_a_second_deployment_with_the_key_before_while_that_lasts() {
     assert_eq!(after["router_settings"]["redis_password"], secrets(2)["redis"]["password"]);
     accepted(&agent, 10);
 }
+
+/// The environment that templates/litellm/env.tera gives with these secrets, as systemd reads it (systemd.exec(5)).
+fn environment(agent: &Agent, secrets: &Value) -> Vec<(String, String)> {
+    agent.secrets(&secrets.to_string());
+    let (code, out, err) = agent.call(&["render", "--once"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let mut variables = Vec::new();
+    for line in agent.read("out/env").lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (name, value) = line.split_once('=').unwrap();
+        let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap();
+        let (mut read, mut chars) = (String::new(), quoted.chars());
+        while let Some(c) = chars.next() {
+            read.push(if c == '\\' { chars.next().unwrap() } else { c });
+        }
+        variables.push((name.to_owned(), read));
+    }
+    variables
+}
+
+#[test]
+fn the_environment_has_the_database_and_the_keys_and_migrates_only_in_an_overlap_without_a_salt() {
+    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/litellm/env.tera");
+    let config = format!(
+        "state_dir: state\nstate_key: {{file: state.key}}\nstores: {{local: {{type: file, path: secrets.yaml}}}}\n\
+         secrets:\n  database: {{store: local}}\n  master: {{store: local, overlap: 1h}}\ntargets:\n  litellm:\n    \
+         files: [{{path: out/env, format: systemd-env, template: '{}'}}]\n    reload: {{type: none}}\n",
+        template.display()
+    );
+    let database = json!({"username": "v-app-1", "password": "p@ss/\"$w\\"});
+    let agent = Agent::new(&config, "{}");
+    agent.state_key();
+    let url = "postgresql://v-app-1:p%40ss%2F%22%24w%5C@postgres:5432/litellm";
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let first = environment(&agent, &json!({"database": database, "master": {"key": "sk-\"1\""}}));
+    assert_eq!(first, [variable("DATABASE_URL", url), variable("LITELLM_MASTER_KEY", "sk-\"1\"")]);
+    let second = environment(&agent, &json!({"database": database, "master": {"key": "sk-$2"}}));
+    assert_eq!(
+        second[1..],
+        [variable("LITELLM_MASTER_KEY", "sk-$2"), variable("LITELLM_MIGRATE_FROM_MASTER_KEY", "sk-\"1\""),]
+    );
+    let salted = environment(&agent, &json!({"database": database, "master": {"key": "sk-$2", "salt": "s`\\"}}));
+    assert_eq!(salted[1..], [variable("LITELLM_MASTER_KEY", "sk-$2"), variable("LITELLM_SALT_KEY", "s`\\")]);
+}
