@@ -101,6 +101,8 @@ pub struct Context {
     pub inherit: Inherit,
     /// Soft and hard RLIMIT_CORE from before the agent forbade itself core dumps: a supervised process gets them back.
     pub original_core: Option<(u64, u64)>,
+    /// The umask from before the agent made its own stricter: it is given back likewise.
+    pub original_umask: Option<u32>,
     /// What a supervised process reads.
     pub stdin: exec::Stdin,
     /// The binary that answers to [`exec::TRAMPOLINE`]: `/proc/self/exe` for the agent.

@@ -106,6 +106,7 @@ impl Process {
             gid: config.gid,
             cwd: config.cwd.clone(),
             core: self.context.original_core,
+            umask: self.context.original_umask,
             agent: std::process::id(),
             foreground: self.has_terminal(),
             // It serves on until the next agent has something better.
