@@ -3,7 +3,9 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+mod deaths;
 mod kills;
+mod stops;
 mod world;
 
 use std::fs;
@@ -64,6 +66,21 @@ fn what_does_not_drain_in_time_is_killed() {
     world.wait_servers(1);
     world.wait_key("good-2");
     assert!(world.noted(first, "TERM") && !world.noted(first, "END"), "{}", world.notes());
+}
+
+#[test]
+fn one_that_does_not_accept_whom_it_has_is_told_all_the_same_and_has_its_whole_drain_then() {
+    let Some(mut world) = world(&Settings { drain: "6s", ..USUAL }, "deaf-slow-1") else { return };
+    world.begin();
+    let first = world.wait_key("deaf-slow-1");
+    fs::write(world.agent.dir.join("deaf"), "").unwrap();
+    world.wait_noted(first, "DEAF");
+    let waiting = std::net::TcpStream::connect(world.address).unwrap();
+    world.change("good-2");
+    world.wait_key("good-2");
+    world.wait_servers(1);
+    assert!(world.noted(first, "END"), "{}", world.notes());
+    drop(waiting);
 }
 
 #[test]
