@@ -72,6 +72,10 @@ pub trait Reload: Send {
     /// whichever process is not of it, in the background. Nothing for the others.
     fn settle(&mut self, _generation: u64) {}
 
+    /// Takes bounds up that another config has: for what ends from now on, and without a word to what runs. Only of a config
+    /// that differs in nothing else.
+    fn rebound(&mut self, _config: &ReloadConfig) {}
+
     /// The socket on which the process that was told last is asked alone. None where there is no such.
     fn private(&self) -> Option<PathBuf> {
         None

@@ -5,6 +5,7 @@
 mod agent;
 mod deaths;
 mod kills;
+mod reloads;
 mod stops;
 mod world;
 
@@ -110,7 +111,7 @@ fn a_restart_on_kept_sockets_refuses_no_connection() {
     world.change("good-2");
     let second = world.wait_key("good-2");
     // A config that changes all but `listen` changes nothing about the socket.
-    let changed = config(&settings, world.address, &world.python).replace("stop_timeout: 20s", "stop_timeout: 21s");
+    let changed = config(&settings, world.address, &world.python).replace(", server.py]", ", -B, server.py]");
     fs::write(world.agent.dir.join("agent.yaml"), changed).unwrap();
     world.agent.signal(Signal::SIGHUP);
     let address = world.address;

@@ -33,7 +33,7 @@ use nix::unistd::{Uid, User};
 
 use super::signal::signal_and_watch;
 use super::{Change, Context, Exit, Reload, ReloadError, Taken};
-use crate::config::model::{ExecReload, OnChange};
+use crate::config::model::{ExecReload, OnChange, ReloadConfig};
 use crate::process::pidfd::Pidfd;
 use crate::process::reap;
 use crate::secret::SecretBytes;
@@ -377,6 +377,13 @@ impl Reload for Exec {
     fn settle(&mut self, generation: u64) {
         if self.hands_over() {
             self.settle_on(generation);
+        }
+    }
+
+    fn rebound(&mut self, config: &ReloadConfig) {
+        if let ReloadConfig::Exec(config) = config {
+            let ExecReload { drain, stop_timeout, .. } = *config;
+            self.process.config = ExecReload { drain, stop_timeout, ..self.process.config.clone() };
         }
     }
 
