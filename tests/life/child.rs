@@ -71,6 +71,24 @@ fn the_child_has_the_agents_first_umask_and_neither_its_descriptors_nor_its_disp
 }
 
 #[test]
+fn a_child_that_serves_again_leaves_the_reason_of_the_last_rotation() {
+    let text = exec("echo $$ >pid.next; mv pid.next pid; while :; do sleep 0.05; done");
+    let text = text.replace("{store: local}", "{store: local, expect: {key: \"^key\"}}");
+    let mut agent = Agent::new(&text, &key("key-of-1"));
+    agent.start();
+    agent.wait_state("app", "healthy");
+    let first = agent.wait("the child", |a| last_number(&a.dir.join("pid")));
+    agent.secrets(&key("another"));
+    let reason = |a: &Agent| Some(a.target("app")?["reason"].as_str()?.to_owned());
+    let refused = agent.wait("it is refused", |a| reason(a).filter(|_| a.outcomes() == ["committed", "quarantined"]));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
+    agent.wait("its end is told", |a| reason(a).filter(|reason| reason.contains("the process ended by itself")));
+    agent.wait("another child", |a| last_number(&a.dir.join("pid")).filter(|pid| *pid != first));
+    agent.wait_state("app", "healthy");
+    assert_eq!(reason(&agent), Some(refused));
+}
+
+#[test]
 fn a_child_that_dies_by_itself_is_started_again_after_a_wait() {
     let text = exec("echo $$ >>pids; test -e once || { touch once; sleep 5; exit 4; }; while :; do sleep 0.05; done");
     let mut agent = Agent::new(&text, &key("key-of-1"));
