@@ -126,6 +126,26 @@ async fn on_change_restart_starts_it_anew_for_new_files_only() {
 }
 
 #[tokio::test]
+async fn a_stop_in_a_restart_starts_nothing_and_answers_how_it_ended() {
+    let place = Place::new();
+    let script = "trap ': > told' TERM; : > ready; while [ ! -e go ]; do sleep 0.02; done; exit 5";
+    let config = ExecReload { on_change: OnChange::Restart, ..place.config(script) };
+    let context = context(&place.state());
+    let mut exec = supervise(config, &context);
+    started(&mut exec, &place).await;
+    fs::remove_file(place.file("ready")).unwrap();
+    let stop = async {
+        until("it was told to end", || place.file("told").exists()).await;
+        context.stop.cancel();
+        fs::write(place.file("go"), "").unwrap();
+    };
+    let (applied, ()) = tokio::join!(exec.apply(NEW_FILES), stop);
+    assert_eq!(applied.unwrap_err().message, "the agent is stopping");
+    assert_eq!(exec.stop().await, Ok(Some(Exit::Code(5))));
+    assert!(!place.file("ready").exists());
+}
+
+#[tokio::test]
 async fn a_signal_that_it_dies_of_is_a_failure_and_the_next_apply_starts_it_again() {
     let place = Place::new();
     let mut exec = place.exec("trap 'exit 9' HUP; : > ready; while :; do sleep 0.02; done");
@@ -261,7 +281,7 @@ async fn it_starts_with_a_clean_slate() {
     let place = Place::new();
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
     let soft = hard.min(4096);
-    let context = Context { original_core: Some((soft, hard)), ..context(&place.state()) };
+    let context = Context { original_core: Some((soft, hard)), original_umask: Some(0o027), ..context(&place.state()) };
     let mut exec = supervise(place.config("exec sleep 600"), &context);
     assert_eq!(exec.apply(NOTHING_NEW).await, Ok(Taken::Done));
     let pid = place.recorded_pid();
@@ -275,6 +295,7 @@ async fn it_starts_with_a_clean_slate() {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core: Vec<&str> = limits.lines().find(|l| l.starts_with("Max core")).unwrap().split_whitespace().collect();
     assert_eq!(core[4], soft.to_string());
+    assert_eq!(status_line(pid, "Umask:"), "0027");
     assert_eq!(fs::read_link(format!("/proc/{pid}/fd/0")).unwrap(), Path::new("/dev/null"));
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), place.0.path().canonicalize().unwrap());
     for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {

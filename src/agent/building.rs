@@ -197,6 +197,7 @@ fn reload_context(prepared: &Prepared, state_dir: &StateDir, options: &Options) 
         key: state_dir.key().clone(),
         inherit: Inherit { withhold: prepared.loaded.confidential.auth_variables.clone(), pass: Vec::new() },
         original_core: Some(options.original.core_limit),
+        original_umask: Some(options.original.umask),
         stdin,
         trampoline: PathBuf::from("/proc/self/exe"),
         bus: Bus::system(),

@@ -1,6 +1,7 @@
 //! What operators and the agent ask of a driver: rollback, release, a new config.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -110,6 +111,8 @@ impl Life {
             hands.target = Arc::clone(&target);
             if other_reload {
                 self.other_reload(&target).await;
+            } else {
+                hands.reload.rebound(&target.reload);
             }
         }
         self.take_inputs();
@@ -140,11 +143,13 @@ fn runs_programs(reload: &ReloadConfig) -> bool {
     matches!(reload, ReloadConfig::Exec(_) | ReloadConfig::Command(_))
 }
 
-/// Whether a process need not be told otherwise than before. Its `env` is part of the generation, not of this.
+/// Whether a process need not be told otherwise than before. Its `env` is part of the generation, not of this, and how long it
+/// may take to end is nothing to one that runs.
 fn same_reload(old: &ReloadConfig, new: &ReloadConfig) -> bool {
     match (old, new) {
         (ReloadConfig::Exec(old), ReloadConfig::Exec(new)) => {
-            let bare = |exec: &ExecReload| ExecReload { env: Vec::new(), ..exec.clone() };
+            let (drain, stop_timeout) = (Duration::ZERO, Duration::ZERO);
+            let bare = |exec: &ExecReload| ExecReload { env: Vec::new(), drain, stop_timeout, ..exec.clone() };
             bare(old) == bare(new)
         }
         (old, new) => old == new,

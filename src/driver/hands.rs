@@ -209,6 +209,8 @@ impl Hands {
         let supervised = matches!(self.target.reload, ReloadConfig::Exec(_));
         let taken = if needed || supervised {
             self.told_at = Some(Instant::now());
+            // Of one that this one follows.
+            self.last_exit = None;
             self.reload.apply(Change { generation, env: &rendered.env, files_changed: needed }).await
         } else {
             self.reload.running().await.map(|there| if there { Taken::Done } else { Taken::NotRunning })
@@ -258,7 +260,9 @@ impl Hands {
             biased;
             () = self.stop.cancelled() => Answer::for_now("the agent is stopping"),
             exit = self.reload.died() => {
-                self.last_exit = Some(exit);
+                // Where another serves beside it, the target has not ended.
+                let serves = self.reload.running().await.unwrap_or(false);
+                self.last_exit = Some(exit).filter(|_| !serves);
                 Answer::for_good(format!("the process ended ({}) before it was healthy", exit))
             }
             outcome = trying.decide() => match outcome {

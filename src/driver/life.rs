@@ -198,7 +198,7 @@ impl Life {
                     self.timer = None;
                     self.feed(Event::Timer);
                 }
-                Woken::Died(exit) => self.died(exit),
+                Woken::Died(exit) => self.died(exit).await,
                 Woken::Appeared => self.feed(Event::Appeared),
                 Woken::Ended => self.credentials_ended(),
             }
@@ -301,9 +301,13 @@ impl Life {
         }
     }
 
-    fn died(&mut self, exit: Exit) {
+    async fn died(&mut self, exit: Exit) {
         let target = &self.record.target;
-        if self.surroundings.ends_with_process {
+        let serves = match &mut self.hands {
+            Some(hands) => hands.reload.running().await.unwrap_or(false),
+            None => false,
+        };
+        if self.surroundings.ends_with_process && !serves {
             tracing::info!(target_name = %target, "the process ended: {}", exit);
             return self.end_with(exit);
         }
@@ -340,6 +344,9 @@ impl Life {
     }
 
     fn show(&mut self) {
+        if self.state.settled && self.state.phase == Phase::Rest {
+            self.record.at_rest();
+        }
         let shown = view::of(&self.state, &self.record, self.surroundings.files_only);
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         if *view != shown {

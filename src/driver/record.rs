@@ -25,6 +25,8 @@ pub(super) struct Record {
     pub last_success: Option<Timestamp>,
     /// Why the last operation that failed did; masked.
     pub reason: Option<String>,
+    /// That of the last rotation, as the history has it.
+    ended_for: Option<String>,
     pub certificates: BTreeMap<String, Timestamp>,
     generations: Generations,
     surroundings: Surroundings,
@@ -53,6 +55,7 @@ impl Record {
             last: newest.map(|e| LastRotation { outcome: e.outcome.clone(), ended_at: e.ended_at }),
             last_success: success.map(|e| e.ended_at),
             reason: newest.and_then(|e| e.reason.clone()),
+            ended_for: newest.and_then(|e| e.reason.clone()),
             certificates: BTreeMap::new(),
             generations: generations.clone(),
             surroundings: surroundings.clone(),
@@ -80,6 +83,11 @@ impl Record {
         let reason = mask(reason).into_owned();
         tracing::warn!(target_name = %self.target, step, "{reason}");
         self.reason = Some(reason);
+    }
+
+    /// Nothing is wrong any more but what the last rotation ended for: a process that had ended serves again, say.
+    pub fn at_rest(&mut self) {
+        self.reason.clone_from(&self.ended_for);
     }
 
     /// A generation that lives of the agent before this one did not survive is given up.
@@ -135,6 +143,7 @@ impl Record {
         let changed: BTreeMap<_, _> = changed.map(|(name, version)| (name.clone(), version.clone())).collect();
         let committed = report.outcome == Outcome::Committed;
         let reason = if committed { None } else { self.reason.clone() };
+        self.ended_for.clone_from(&reason);
         let entry = HistoryEntry {
             ended_at: now,
             started_at: self.began.take(),

@@ -72,6 +72,10 @@ pub trait Reload: Send {
     /// whichever process is not of it, in the background. Nothing for the others.
     fn settle(&mut self, _generation: u64) {}
 
+    /// Takes bounds up that another config has: for what ends from now on, and without a word to what runs. Only of a config
+    /// that differs in nothing else.
+    fn rebound(&mut self, _config: &ReloadConfig) {}
+
     /// The socket on which the process that was told last is asked alone. None where there is no such.
     fn private(&self) -> Option<PathBuf> {
         None
@@ -101,6 +105,8 @@ pub struct Context {
     pub inherit: Inherit,
     /// Soft and hard RLIMIT_CORE from before the agent forbade itself core dumps: a supervised process gets them back.
     pub original_core: Option<(u64, u64)>,
+    /// The umask from before the agent made its own stricter: it is given back likewise.
+    pub original_umask: Option<u32>,
     /// What a supervised process reads.
     pub stdin: exec::Stdin,
     /// The binary that answers to [`exec::TRAMPOLINE`]: `/proc/self/exe` for the agent.

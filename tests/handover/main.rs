@@ -3,7 +3,10 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+mod deaths;
 mod kills;
+mod reloads;
+mod stops;
 mod world;
 
 use std::fs;
@@ -67,6 +70,21 @@ fn what_does_not_drain_in_time_is_killed() {
 }
 
 #[test]
+fn one_that_does_not_accept_whom_it_has_is_told_all_the_same_and_has_its_whole_drain_then() {
+    let Some(mut world) = world(&Settings { drain: "6s", ..USUAL }, "deaf-slow-1") else { return };
+    world.begin();
+    let first = world.wait_key("deaf-slow-1");
+    fs::write(world.agent.dir.join("deaf"), "").unwrap();
+    world.wait_noted(first, "DEAF");
+    let waiting = std::net::TcpStream::connect(world.address).unwrap();
+    world.change("good-2");
+    world.wait_key("good-2");
+    world.wait_servers(1);
+    assert!(world.noted(first, "END"), "{}", world.notes());
+    drop(waiting);
+}
+
+#[test]
 fn a_third_process_waits_until_the_first_has_drained() {
     let Some(mut world) = world(&USUAL, "slow-1") else { return };
     world.begin();
@@ -93,7 +111,7 @@ fn a_restart_on_kept_sockets_refuses_no_connection() {
     world.change("good-2");
     let second = world.wait_key("good-2");
     // A config that changes all but `listen` changes nothing about the socket.
-    let changed = config(&settings, world.address, &world.python).replace("stop_timeout: 20s", "stop_timeout: 21s");
+    let changed = config(&settings, world.address, &world.python).replace(", server.py]", ", -B, server.py]");
     fs::write(world.agent.dir.join("agent.yaml"), changed).unwrap();
     world.agent.signal(Signal::SIGHUP);
     let address = world.address;

@@ -1,6 +1,8 @@
 # A server that takes its sockets from LISTEN_FDS and ends in good order on TERM. What it does is told by its key:
-# bad… is never healthy, dead… ends at once, stubborn… does not end on TERM, slow… takes two seconds more to end, and into
-# hidden… nobody but root may look. rude… takes its time before it reads, and when it ends resets whom it has not read yet.
+# bad… is never healthy, dead… ends at once, stubborn… does not end on TERM, into hidden… nobody but root may look.
+# rude… takes its time before it reads, and when it ends resets whom it has not read yet. deaf… accepts nobody once there is a
+# file `deaf`. What has slow in it takes two seconds more to end, with lingers until there is a file `finish`, and with exits7
+# its code is 7.
 import json, os, select, signal, socket, struct, sys, threading, time
 
 PID = os.getpid()
@@ -60,6 +62,10 @@ def main():
     for number in sockets:
         poll.register(number, select.POLLIN)
     while not ending.is_set() or KEY.startswith("stubborn"):
+        if KEY.startswith("deaf") and os.path.exists("deaf"):
+            note("DEAF", KEY)
+            ending.wait()
+            continue
         for number, _ in poll.poll(20):
             listening, private = sockets[number]
             try:
@@ -72,9 +78,13 @@ def main():
             busy.append(thread)
     for thread in busy:
         thread.join()
-    if KEY.startswith("slow"):
+    if "slow" in KEY:
         time.sleep(2)
+    while "lingers" in KEY and os.path.exists("server.py") and not os.path.exists("finish"):
+        time.sleep(0.05)
     note("END", KEY)
+    if "exits7" in KEY:
+        sys.exit(7)
 
 
 main()

@@ -91,6 +91,20 @@ impl World {
         })
     }
 
+    /// The same, by another process than this.
+    #[track_caller]
+    pub fn wait_other(&mut self, key: &str, than: i64) -> i64 {
+        let address = self.address;
+        let other = |answer: &Value| answer["pid"].as_i64().is_some_and(|pid| pid != than);
+        self.agent.wait("another process", |_| ask(address, "/").ok().filter(other));
+        self.wait_key(key)
+    }
+
+    #[track_caller]
+    pub fn wait_said(&mut self, text: &str) {
+        self.agent.wait(text, |a| a.log().contains(text).then_some(()));
+    }
+
     /// The server's processes.
     pub fn servers(&self) -> Vec<i32> {
         servers(&self.agent.dir)
@@ -104,6 +118,45 @@ impl World {
 
     pub fn notes(&self) -> String {
         self.agent.read("notes")
+    }
+
+    /// Kills a server, and waits until it is gone.
+    #[track_caller]
+    pub fn kill_server(&mut self, pid: i64) {
+        let pid = i32::try_from(pid).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let dir = self.agent.dir.clone();
+        self.agent.wait("it is gone", |_| (!servers(&dir).contains(&pid)).then_some(()));
+    }
+
+    /// Kills the agent, and leaves its processes as they are.
+    #[track_caller]
+    pub fn kill_agent(&mut self) {
+        use std::os::unix::process::ExitStatusExt;
+        self.agent.signal(nix::sys::signal::Signal::SIGKILL);
+        assert_eq!(self.agent.end().signal(), Some(9));
+    }
+
+    /// Writes another config, and has a running agent take it up.
+    pub fn configure(&self, edit: impl Fn(&str) -> String) {
+        fs::write(self.agent.dir.join("agent.yaml"), edit(&self.agent.read("agent.yaml"))).unwrap();
+    }
+
+    /// Lets `lingers…` go.
+    pub fn finish(&self) {
+        fs::write(self.agent.dir.join("finish"), "").unwrap();
+    }
+
+    /// How many processes were started with this key.
+    pub fn starts(&self, key: &str) -> usize {
+        self.notes().lines().filter(|line| line.contains(&format!(" START {key} "))).count()
+    }
+
+    #[track_caller]
+    pub fn wait_noted(&mut self, pid: i64, what: &str) {
+        let line = format!("{pid} {what} ");
+        let noted = |notes: &str| notes.lines().any(|noted| noted.starts_with(&line));
+        self.agent.wait(&line, |a| noted(&a.read("notes")).then_some(()));
     }
 
     /// Whether a process has noted this.

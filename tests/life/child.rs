@@ -40,6 +40,55 @@ fn the_agents_own_credentials_do_not_reach_the_child_unless_passed() {
 }
 
 #[test]
+fn the_child_has_the_agents_first_umask_and_neither_its_descriptors_nor_its_dispositions_nor_its_capabilities() {
+    let script = "umask >umask; ls /proc/$$/fd >fds; grep -E \"^(SigIgn|SigBlk|CapAmb):\" /proc/self/status >status; \
+                  : >ready; while :; do sleep 0.05; done";
+    let mut agent = Agent::new(&exec(script), &key("key-of-1"));
+    let plain = agent.command(&["run"]);
+    let around = "umask 026; trap \"\" TSTP XFSZ ALRM USR1; exec 7</dev/null 3</dev/null; exec \"$@\"";
+    // Root may have them, and where setpriv(1) is missing there are none.
+    let ambient = ["setpriv", "--inh-caps=+net_raw", "--ambient-caps=+net_raw"];
+    let may = std::process::Command::new(ambient[0]).args(&ambient[1..]).arg("true").status();
+    let ambient = if may.is_ok_and(|status| status.success()) { &ambient[..] } else { &[] };
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", around, "sh"]).args(ambient).arg(plain.get_program()).args(plain.get_args());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(&agent.dir);
+    let log = std::fs::File::create(agent.dir.join("log")).unwrap();
+    command.stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    agent.child = Some(command.spawn().unwrap());
+    agent.wait_file("ready", "");
+    assert_eq!(agent.read("umask").trim().trim_start_matches('0'), "26");
+    let fds = agent.read("fds");
+    // From 10 on are the shell's own.
+    assert_eq!(fds.lines().filter(|fd| fd.len() == 1).collect::<Vec<_>>(), ["0", "1", "2"], "{fds}");
+    let status = agent.read("status");
+    let bits = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    // 32 and 33 are the C library's own.
+    assert_eq!((bits("SigIgn:") & !(0b11 << 31), bits("SigBlk:"), bits("CapAmb:")), (0, 0, 0), "{status}");
+}
+
+#[test]
+fn a_child_that_serves_again_leaves_the_reason_of_the_last_rotation() {
+    let text = exec("echo $$ >pid.next; mv pid.next pid; while :; do sleep 0.05; done");
+    let text = text.replace("{store: local}", "{store: local, expect: {key: \"^key\"}}");
+    let mut agent = Agent::new(&text, &key("key-of-1"));
+    agent.start();
+    agent.wait_state("app", "healthy");
+    let first = agent.wait("the child", |a| last_number(&a.dir.join("pid")));
+    agent.secrets(&key("another"));
+    let reason = |a: &Agent| Some(a.target("app")?["reason"].as_str()?.to_owned());
+    let refused = agent.wait("it is refused", |a| reason(a).filter(|_| a.outcomes() == ["committed", "quarantined"]));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
+    agent.wait("its end is told", |a| reason(a).filter(|reason| reason.contains("the process ended by itself")));
+    agent.wait("another child", |a| last_number(&a.dir.join("pid")).filter(|pid| *pid != first));
+    agent.wait_state("app", "healthy");
+    assert_eq!(reason(&agent), Some(refused));
+}
+
+#[test]
 fn a_child_that_dies_by_itself_is_started_again_after_a_wait() {
     let text = exec("echo $$ >>pids; test -e once || { touch once; sleep 5; exit 4; }; while :; do sleep 0.05; done");
     let mut agent = Agent::new(&text, &key("key-of-1"));

@@ -21,6 +21,7 @@ pub fn context(state_dir: &Path) -> Context {
         key: key(),
         inherit: Default::default(),
         original_core: None,
+        original_umask: None,
         stdin: Stdin::Null,
         trampoline: PathBuf::from(env!("CARGO_BIN_EXE_agent")),
         bus: Bus::system(),

@@ -32,8 +32,15 @@ impl Beside {
     /// cannot do that, both processes share theirs, and that is said.
     pub fn open(of: &[Arc<Kept>], serving: Option<&Record>) -> Self {
         let own: Vec<_> = of.iter().map(opened).collect();
-        let pidfd = serving.and_then(|record| Pidfd::open(record.pid).ok().flatten());
-        let watch = pidfd.map(|pidfd| tokio::spawn(stand_in(pidfd, of.to_vec(), own.clone())));
+        let watch = match serving.map(Record::hold) {
+            Some(Ok(Some(pidfd))) => Some(tokio::spawn(stand_in(pidfd, of.to_vec(), own.clone()))),
+            // It has ended meanwhile.
+            Some(Ok(None)) => {
+                steer(of, &own);
+                None
+            }
+            None | Some(Err(_)) => None,
+        };
         Self { own, of: of.to_vec(), watch }
     }
 
@@ -198,6 +205,14 @@ mod tests {
         }
         assert_eq!(clients.at([&first, &second]), [0, 40]);
         child.wait().unwrap();
+        // Also where its number is another's by now.
+        drop(beside);
+        assert_eq!(clients.at([&first]), [40]);
+        let own = i32::try_from(std::process::id()).unwrap();
+        let stranger = Record { pid: own, ..record };
+        let beside = Beside::open(&sockets, Some(&stranger));
+        let second = process(&beside.sockets()[0]);
+        assert_eq!(clients.at([&first, &second]), [0, 40]);
         drop(beside);
         // Nobody is refused: the next process will take them.
         assert_eq!(clients.at([&first]), [40]);

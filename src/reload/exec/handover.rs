@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::Exec;
 use super::beside::{Beside, Retired};
 use super::leaving::{Leaving, Manner};
 use super::leftover::Quarry;
 use super::record::{Record, Slot};
 use super::sockets::Private;
-use super::spawn::Running;
-use super::{Exec, reaped};
+use super::spawn::{Running, reaped, reaped_if};
 use crate::config::model::OnChange;
 use crate::failpoint;
+use crate::process::pidfd::Pidfd;
 use crate::process::{procfs, reap};
-use crate::reload::{Change, Exit, ReloadError, Taken};
+use crate::reload::{Change, Exit, Reload as _, ReloadError, Taken};
 
 impl Exec {
     pub(super) fn hands_over(&self) -> bool {
@@ -51,16 +52,18 @@ impl Exec {
         if self.before.is_some() || self.orphan.is_some() {
             self.end_trial().await?;
         }
+        if self.drained().is_some() && self.running.as_ref().is_some_and(|running| !running.proven) {
+            // It has the clients for lack of another, and was not healthy: what was is not kept waiting for a drain.
+            self.end_trial().await?;
+        }
         if self.running.is_some() || self.orphan.is_some() {
-            self.wait_for_leaving().await;
+            self.wait_for_leaving().await?;
         }
         self.notice();
-        let Some(serving) = self.running.take() else {
-            let slot = if self.orphan.is_some() { Slot::Trial } else { Slot::Serving };
-            return self.start(change, env, slot).await;
-        };
-        self.before = Some(self.promoted(serving));
-        let started = self.start(change, env, Slot::Trial).await;
+        let serving = self.running.take();
+        let slot = if serving.is_some() || self.orphan.is_some() { Slot::Trial } else { Slot::Serving };
+        self.before = serving.map(|serving| self.promoted(serving));
+        let started = self.start(change, env, slot).await;
         if started.is_err() {
             self.beside = None;
             self.running = self.before.take();
@@ -80,11 +83,15 @@ impl Exec {
         Ok((format!("{mark}#{serial}"), Some(private)))
     }
 
-    /// Ends the process on trial; what serves beside it is the newest then.
+    /// Ends the process on trial; what serves beside it is the newest then. Cut short when the agent stops, which ends all.
     async fn end_trial(&mut self) -> Result<Option<Exit>, ReloadError> {
         let mut exit = None;
         if let Some(running) = &mut self.running {
-            Quarry::of(&running.record).end(self.process.config.stop_timeout).await?;
+            let quarry = Quarry::of(&running.record);
+            tokio::select! {
+                ended = quarry.end(self.process.config.stop_timeout) => ended?,
+                () = self.process.context.stop.cancelled() => return Err(stopping()),
+            };
             exit = Some(reaped(&self.process.name(), running).await?);
             let (pid, slot) = (running.pid, running.slot);
             tracing::info!(target_name = %self.process.context.target, pid, "the new process was ended");
@@ -119,7 +126,9 @@ impl Exec {
             }
             if let Some(running) = self.running.take() {
                 self.forward.set(Some(Arc::clone(&running.pidfd)));
-                self.running = Some(self.promoted(running));
+                let mut running = self.promoted(running);
+                running.proven = true;
+                self.running = Some(running);
             }
             let retired = self.take_over();
             if let Some(mut before) = self.before.take() {
@@ -183,23 +192,36 @@ impl Exec {
         self.forward.set(self.running.as_ref().map(|running| Arc::clone(&running.pidfd)));
     }
 
-    /// A third is never started. Cut short when the agent stops: what leaves has `stop_timeout` then.
-    async fn wait_for_leaving(&mut self) {
-        let stop = self.process.context.stop.clone();
-        let stop_timeout = self.process.config.stop_timeout;
-        for leaving in &mut self.leaving {
-            tokio::select! {
-                () = leaving.until_gone() => continue,
-                () = stop.cancelled() => leaving.within(stop_timeout),
-            }
-            leaving.until_gone().await;
+    /// So may the one of an agent before. What it has left is ended by the next start.
+    pub(super) fn notice_orphan(&mut self) {
+        if let Some(orphan) = self.orphan.take_if(|orphan| orphan.is_alive().is_ok_and(|alive| !alive)) {
+            let target = &self.process.context.target;
+            tracing::warn!(target_name = %target, pid = orphan.pid, "the process of an agent before ended by itself");
         }
-        self.leaving.clear();
     }
 
-    fn manner(&self, drain: Duration, retired: Retired) -> Manner {
-        let stop_timeout = self.process.config.stop_timeout;
-        Manner { drain, retired, stop_timeout, state_dir: self.process.state_dir(), slot: Slot::Leaving }
+    /// A third is never started. An error: the agent stops; or what serves ended by itself, and what was proven is to be
+    /// started again before anything new is tried.
+    async fn wait_for_leaving(&mut self) -> Result<(), ReloadError> {
+        let Some(drained) = self.drained() else { return Ok(()) };
+        tracing::info!(target_name = %self.process.context.target, "the next process waits until the one before has drained");
+        let orphan = self.orphan.as_ref().and_then(|orphan| orphan.hold().ok().flatten());
+        let ended = tokio::select! {
+            biased;
+            () = self.process.context.stop.cancelled() => return Err(stopping()),
+            exit = reaped_if(&mut self.running) => exit.to_string(),
+            () = ended_if(orphan.as_ref()) => "as the one of an agent before".to_owned(),
+            () = drained => return Ok(()),
+        };
+        self.notice();
+        Err(ReloadError::absent(format!(
+            "{} ended by itself ({ended}) while the next one waited for the one before to drain",
+            self.process.name()
+        )))
+    }
+
+    pub(super) fn manner(&self, drain: Duration, retired: Retired) -> Manner {
+        Manner { drain, retired, stop_timeout: self.process.config.stop_timeout, state_dir: self.process.state_dir() }
     }
 
     /// The one that serves, also on disk.
@@ -224,5 +246,16 @@ impl Exec {
         if let Err(error) = Record::remove(&context.state_dir, &context.target, slot) {
             tracing::warn!(target_name = %context.target, %error, "cannot remove the record of a process");
         }
+    }
+}
+
+pub(super) fn stopping() -> ReloadError {
+    ReloadError::absent("the agent is stopping")
+}
+
+async fn ended_if(held: Option<&Pidfd>) {
+    match held {
+        Some(pidfd) => drop(pidfd.ended().await),
+        None => std::future::pending().await,
     }
 }

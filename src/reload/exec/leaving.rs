@@ -1,6 +1,7 @@
 //! A process that was told to end, and does so beside the one that has taken its place.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -10,15 +11,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::beside::Retired;
 use super::leftover::Quarry;
-use super::reaped;
 use super::record::{Record, Slot};
-use super::spawn::Running;
+use super::spawn::{Running, reaped};
+use crate::process::pidfd::Pidfd;
 use crate::reload::ReloadError;
 
 /// What ends in the background: TERM to the process, KILL to all of it once its time is over.
 pub(super) struct Leaving {
     pub record: Record,
-    kill_at: watch::Sender<Instant>,
+    /// When it is killed at the latest, whatever its drain.
+    limit: watch::Sender<Option<Instant>>,
     task: JoinHandle<()>,
     /// Closed by the end of the task.
     end: watch::Receiver<()>,
@@ -34,69 +36,63 @@ pub(super) struct Manner {
     pub stop_timeout: Duration,
     /// Where its record is.
     pub state_dir: PathBuf,
-    /// As which.
-    pub slot: Slot,
+}
+
+/// Whose child it is.
+enum Who {
+    Ours(Box<Running>),
+    /// Another agent's. None: it is gone, what came of it may be not.
+    Anothers(Option<Pidfd>),
 }
 
 impl Leaving {
     /// Tells a child of ours to end. Only the process itself: its workers are its own to wind up.
     pub fn child(running: Running, manner: Manner) -> Self {
-        let record = running.record.clone();
-        Self::begin(record, manner, |stop_timeout, kill_at| child_ends(running, stop_timeout, kill_at))
+        Self::begin(running.record.clone(), Who::Ours(Box::new(running)), manner)
     }
 
-    /// Tells another agent's child to end, and all that came of it.
+    /// Tells another agent's child to end, unless that agent has told it: then it has what is left of its drain.
     pub fn orphan(record: Record, manner: Manner) -> Self {
-        let quarry = Quarry::of(&record);
-        Self::begin(record, manner, |_, kill_at| quarry_ends(quarry, kill_at))
+        let held = record.hold().unwrap_or_else(|error| {
+            tracing::warn!(target_name = record.target, pid = record.pid, %error, "cannot take hold of the process before");
+            None
+        });
+        Self::begin(record, Who::Anothers(held), manner)
     }
 
-    fn begin<F: Future<Output = Result<(), ReloadError>> + Send + 'static>(
-        record: Record,
-        manner: Manner,
-        ending: impl FnOnce(Duration, watch::Receiver<Instant>) -> F,
-    ) -> Self {
-        let (kill_at, killed_at) = watch::channel(Instant::now() + manner.drain);
-        let (mut sooner, later) = (killed_at.clone(), kill_at.clone());
-        let ending = ending(manner.stop_timeout, killed_at);
-        let (own, retired, drain) = (record.clone(), manner.retired, manner.drain);
+    fn begin(record: Record, who: Who, manner: Manner) -> Self {
+        let (limit, limited) = watch::channel(None);
+        let own = record.clone();
         let (open, end) = watch::channel(());
         let task = tokio::spawn(async move {
             let _open = open;
             let (pid, target) = (own.pid, own.target.clone());
-            tokio::select! {
-                biased;
-                // The agent stops.
-                _ = sooner.changed() => {}
-                () = retired.emptied() => { later.send_replace(Instant::now() + drain); }
-                () = sleep(drain) => {}
-            }
-            drop(later);
-            match ending.await {
+            match leave(&own, who, &manner, limited).await {
                 Ok(()) => tracing::info!(target_name = target, pid, "the process before has ended"),
                 // The next start looks for what is left of it, and does not go on before that is gone.
                 Err(error) => tracing::error!(target_name = target, pid, "the process before: {error}"),
             }
+            let Manner { retired, state_dir, .. } = manner;
             drop(retired);
-            let recorded = Record::read(&manner.state_dir, &target, manner.slot);
-            if recorded.is_ok_and(|recorded| recorded.is_some_and(|recorded| recorded == own)) {
-                let _found_to_be_gone_later = Record::remove(&manner.state_dir, &target, manner.slot);
+            let recorded = Record::read(&state_dir, &target, Slot::Leaving);
+            if recorded.is_ok_and(|recorded| recorded.is_some_and(|recorded| recorded.is_of(&own))) {
+                let _found_to_be_gone_later = Record::remove(&state_dir, &target, Slot::Leaving);
             }
         });
-        Self { record, kill_at, task, end }
+        Self { record, limit, task, end }
     }
 
     /// It has at most this long from now on.
     pub fn within(&self, patience: Duration) {
-        let earliest = Instant::now() + patience;
-        self.kill_at.send_if_modified(|at| {
-            let sooner = earliest < *at;
-            *at = earliest.min(*at);
+        let at = Instant::now() + patience;
+        self.limit.send_if_modified(|limit| {
+            let sooner = limit.is_none_or(|limit| at < limit);
+            *limit = limit.map_or(Some(at), |limit| Some(limit.min(at)));
             sooner
         });
     }
 
-    /// Resolves when it has ended.
+    /// Resolves when it has ended, or KILL did not help.
     pub fn end(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut end = self.end.clone();
         async move { while end.changed().await.is_ok() {} }
@@ -106,50 +102,96 @@ impl Leaving {
         self.task.is_finished()
     }
 
-    /// Waits until it has ended, or KILL did not help. Cancel-safe in that it goes on ending.
-    pub async fn until_gone(&mut self) {
-        if !self.task.is_finished() {
-            let _told_in_the_log = (&mut self.task).await;
-        }
-    }
-
-    pub async fn gone(mut self) {
-        self.until_gone().await;
+    /// Waits until it has ended, or KILL did not help.
+    pub async fn gone(self) {
+        let _told_in_the_log = self.task.await;
     }
 }
 
-async fn child_ends(
-    mut running: Running,
-    stop_timeout: Duration,
-    mut kill_at: watch::Receiver<Instant>,
+async fn leave(
+    record: &Record,
+    mut who: Who,
+    manner: &Manner,
+    mut limit: watch::Receiver<Option<Instant>>,
 ) -> Result<(), ReloadError> {
-    // A stopped process takes its TERM only when it goes on. One that has ended takes neither.
-    for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-        let _ended = running.pidfd.send(signal);
-    }
-    let ended = loop {
-        let until = *kill_at.borrow_and_update();
-        tokio::select! {
-            biased;
-            _ = running.reap() => break true,
-            () = sleep_until(until) => break false,
-            changed = kill_at.changed() => if changed.is_err() { sleep_until(until).await },
+    let left = match record.told_ago() {
+        Some(ago) => manner.drain.saturating_sub(ago),
+        None => {
+            tokio::select! {
+                biased;
+                // The agent stops.
+                Ok(()) = limit.changed() => {}
+                () = who.ended() => {}
+                () = manner.retired.emptied() => {}
+                () = sleep(manner.drain) => {}
+            }
+            who.tell();
+            note(record, manner).await;
+            manner.drain
         }
     };
-    let left = Quarry::of(&running.record).end(if ended { stop_timeout } else { Duration::ZERO }).await?;
+    let kill_at = Instant::now() + left;
+    let ended = tokio::select! {
+        biased;
+        () = who.ended() => true,
+        () = over(kill_at, limit) => false,
+    };
+    let left = Quarry::of(record).end(if ended { manner.stop_timeout } else { Duration::ZERO }).await?;
     if !ended {
-        tracing::warn!(pid = running.pid, processes = left, "killed: it did not end within `drain`");
-        reaped("the process before", &mut running).await?;
+        tracing::warn!(pid = record.pid, processes = left, "killed: it did not end within `drain`");
+        if let Who::Ours(running) = &mut who {
+            reaped("the process before", running).await?;
+        }
     }
     Ok(())
 }
 
-async fn quarry_ends(quarry: Quarry, mut kill_at: watch::Receiver<Instant>) -> Result<(), ReloadError> {
+/// An agent after this one counts its drain on from here. After the TERM: one that was not told must not seem to be.
+async fn note(record: &Record, manner: &Manner) {
+    let (told, state_dir) = (record.told_now(), manner.state_dir.clone());
+    let recorded = move || {
+        let recorded = Record::read(&state_dir, &told.target, Slot::Leaving)?;
+        if recorded.is_some_and(|recorded| recorded.is_of(&told)) {
+            told.write(&state_dir, Slot::Leaving)
+        } else {
+            Ok(())
+        }
+    };
+    let noted = tokio::task::spawn_blocking(recorded).await.map_err(std::io::Error::other);
+    if let Err(error) = noted.and_then(|noted| noted) {
+        tracing::warn!(target_name = record.target, %error, "after a crash of the agent, `drain` would begin anew");
+    }
+}
+
+/// Resolves at that time, or at the limit, where that is earlier.
+async fn over(kill_at: Instant, mut limit: watch::Receiver<Option<Instant>>) {
     loop {
-        let patience = kill_at.borrow_and_update().saturating_duration_since(Instant::now());
+        let at = limit.borrow_and_update().map_or(kill_at, |limit| limit.min(kill_at));
         tokio::select! {
-            ended = quarry.end(patience) => return ended.map(drop),
-            Ok(()) = kill_at.changed() => {}
+            () = sleep_until(at) => return,
+            Ok(()) = limit.changed() => {}
+        }
+    }
+}
+
+impl Who {
+    /// Resolves when the process has ended. Cancel-safe; reaps a child of ours.
+    async fn ended(&mut self) {
+        match self {
+            Self::Ours(running) => drop(running.reap().await),
+            Self::Anothers(Some(pidfd)) => drop(pidfd.ended().await),
+            Self::Anothers(None) => {}
+        }
+    }
+
+    /// A stopped process takes its TERM only when it goes on. One that has ended takes neither.
+    fn tell(&self) {
+        let pidfd = match self {
+            Self::Ours(running) => Some(Arc::as_ref(&running.pidfd)),
+            Self::Anothers(pidfd) => pidfd.as_ref(),
+        };
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            let _ended = pidfd.map(|pidfd| pidfd.send(signal));
         }
     }
 }

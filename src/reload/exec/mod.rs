@@ -28,13 +28,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, Uid, User};
-use tokio::time::timeout;
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User};
 
 use super::signal::signal_and_watch;
 use super::{Change, Context, Exit, Reload, ReloadError, Taken};
-use crate::config::model::{ExecReload, OnChange};
+use crate::config::model::{ExecReload, OnChange, ReloadConfig};
 use crate::process::pidfd::Pidfd;
 use crate::process::reap;
 use crate::secret::SecretBytes;
@@ -45,15 +44,13 @@ pub use sockets::Sockets;
 pub use trampoline::{TRAMPOLINE, is_trampoline, trampoline_main};
 
 use beside::{Beside, Retired};
+use handover::stopping;
 use leaving::Leaving;
 use leftover::{Except, Marks, Quarry};
 use record::{Record, Slot};
 use sockets::Kept;
-use spawn::{Running, Start};
+use spawn::{Running, Start, reaped, reaped_if};
 use wire::Instructions;
-
-/// How long a process whose group was ended may take to be reaped.
-const REAP_WAIT: Duration = Duration::from_secs(5);
 
 /// What a supervised process reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +103,7 @@ impl Process {
             gid: config.gid,
             cwd: config.cwd.clone(),
             core: self.context.original_core,
+            umask: self.context.original_umask,
             agent: std::process::id(),
             foreground: self.has_terminal(),
             // It serves on until the next agent has something better.
@@ -197,7 +195,11 @@ impl Exec {
             }
             OnChange::Signal(_) | OnChange::Restart | OnChange::Handover => {
                 let _until_it_has_ended = self.turn_away().await;
-                self.end().await?;
+                let ended = self.end().await?;
+                if self.process.context.stop.is_cancelled() {
+                    self.untold = ended;
+                    return Err(stopping());
+                }
                 self.start(&change, env, Slot::Serving).await
             }
         }
@@ -304,6 +306,7 @@ impl Exec {
             self.died_by_itself();
         }
         self.notice_before();
+        self.notice_orphan();
         self.leaving.retain(|leaving| !leaving.is_gone());
     }
 
@@ -327,33 +330,12 @@ impl Exec {
 
     fn forget_records(&self) {
         let context = &self.process.context;
+        sockets::forget_private(&context.state_dir, &context.target);
         if let Err(error) = Record::remove_all(&context.state_dir, &context.target) {
             // It names a process that is gone, which the next look finds out.
             tracing::warn!(target_name = %context.target, %error, "cannot remove process.json");
         }
     }
-}
-
-/// Reaps a process whose group was ended.
-async fn reaped(name: &str, running: &mut Running) -> Result<Exit, ReloadError> {
-    let pid = running.pid;
-    let exit = match timeout(REAP_WAIT, running.reap()).await {
-        Ok(exit) => exit,
-        // Its first thread has ended, others have not: /proc shows it as a zombie.
-        Err(_) => {
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-            timeout(REAP_WAIT, running.reap())
-                .await
-                .map_err(|_| ReloadError::timed_out(format!("{name} (pid {pid}) was killed but does not end")))?
-        }
-    };
-    Ok(exit.unwrap_or_else(|error| unknown(&error)))
-}
-
-/// Its status was taken by somebody else.
-fn unknown(error: &std::io::Error) -> Exit {
-    tracing::error!(%error, "the exit status of a supervised process was lost");
-    Exit::Code(255)
 }
 
 impl Reload for Exec {
@@ -365,7 +347,7 @@ impl Reload for Exec {
 
     fn running(&mut self) -> BoxFuture<'_, Result<bool, ReloadError>> {
         self.notice();
-        Box::pin(async { Ok(self.running.is_some() || self.before.is_some()) })
+        Box::pin(async { Ok(self.running.is_some() || self.before.is_some() || self.orphan.is_some()) })
     }
 
     fn died(&mut self) -> BoxFuture<'_, Exit> {
@@ -373,8 +355,12 @@ impl Reload for Exec {
             if let Some(exit) = self.untold.take() {
                 return exit;
             }
-            let Some(running) = &mut self.running else { return std::future::pending().await };
-            let exit = running.reap().await.unwrap_or_else(|error| unknown(&error));
+            let exit = loop {
+                tokio::select! {
+                    exit = reaped_if(&mut self.running) => break exit,
+                    _ = reaped_if(&mut self.before) => self.notice_before(),
+                }
+            };
             self.died_by_itself();
             exit
         })
@@ -391,6 +377,13 @@ impl Reload for Exec {
     fn settle(&mut self, generation: u64) {
         if self.hands_over() {
             self.settle_on(generation);
+        }
+    }
+
+    fn rebound(&mut self, config: &ReloadConfig) {
+        if let ReloadConfig::Exec(config) = config {
+            let ExecReload { drain, stop_timeout, .. } = *config;
+            self.process.config = ExecReload { drain, stop_timeout, ..self.process.config.clone() };
         }
     }
 

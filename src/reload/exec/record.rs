@@ -5,9 +5,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::pidfd::Pidfd;
 use crate::process::procfs::{self, Stat};
 
 const TARGETS: &str = "targets";
@@ -51,6 +53,9 @@ pub(super) struct Record {
     /// What its environment carries (`LEASEHOLD_PROCESS`), and that of its descendants.
     #[serde(default)]
     pub mark: String,
+    /// When it was told to end, in milliseconds after boot: its drain goes on counting from there in another agent's life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<u64>,
 }
 
 impl Record {
@@ -64,7 +69,37 @@ impl Record {
             session: stat.session,
             target: target.to_owned(),
             mark: mark.to_owned(),
+            told: None,
         })
+    }
+
+    /// Takes hold of exactly this process. None: it has ended, whoever has its number now.
+    pub(super) fn hold(&self) -> io::Result<Option<Pidfd>> {
+        let Some(pidfd) = Pidfd::open(self.pid)? else { return Ok(None) };
+        // Held now; but is it still the one that was recorded?
+        Ok(if self.is_alive()? { Some(pidfd) } else { None })
+    }
+
+    /// Whether exactly this process is there, and no zombie.
+    pub(super) fn is_alive(&self) -> io::Result<bool> {
+        let now = procfs::stat(self.pid)?;
+        Ok(self.of_this_boot() && now.is_some_and(|now| now.start_ticks == self.start_ticks && now.alive()))
+    }
+
+    /// Whether both are of one process, whatever else they say of it.
+    pub(super) fn is_of(&self, other: &Self) -> bool {
+        (self.pid, self.start_ticks, &self.boot_id) == (other.pid, other.start_ticks, &other.boot_id)
+    }
+
+    /// How long ago it was told to end, if it was.
+    pub(super) fn told_ago(&self) -> Option<Duration> {
+        self.told.map(|told| procfs::since_boot().saturating_sub(Duration::from_millis(told)))
+    }
+
+    /// The same, told to end at this moment.
+    pub(super) fn told_now(&self) -> Self {
+        let told = u64::try_from(procfs::since_boot().as_millis()).unwrap_or(u64::MAX);
+        Self { told: Some(told), ..self.clone() }
     }
 
     /// Whether `stat` (of this boot) is the recorded process, or of the group that it left behind.
@@ -168,6 +203,7 @@ mod tests {
             session: 7,
             target: "t".into(),
             mark: "m".into(),
+            told: None,
         };
         let leader = stat(50, 50, 7, 1000);
         assert!(record.covers(&leader, Some(&leader)));
@@ -180,11 +216,37 @@ mod tests {
         assert!(!record.covers(&stat(51, 51, 7, 1001), Some(&leader)));
     }
 
+    #[tokio::test]
+    async fn a_process_is_held_by_all_that_names_it_and_not_by_its_number() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let record = Record::of(i32::try_from(child.id()).unwrap(), "t", "m").unwrap();
+        assert!(record.hold().unwrap().is_some() && record.told_now().is_of(&record));
+        let stranger = Record { start_ticks: record.start_ticks - 1, ..record.clone() };
+        let of_another_boot = Record { boot_id: "b".into(), ..record.clone() };
+        for other in [stranger, of_another_boot] {
+            assert!(other.hold().unwrap().is_none() && !other.is_of(&record), "{other:?}");
+        }
+        child.kill().unwrap();
+        while record.is_alive().unwrap() {
+            tokio::task::yield_now().await;
+        }
+        assert!(record.hold().unwrap().is_none(), "a zombie");
+        child.wait().unwrap();
+        assert!(record.hold().unwrap().is_none());
+    }
+
     #[test]
     fn a_record_is_read_back_and_half_of_one_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        let record =
-            Record { pid: 50, start_ticks: 1, boot_id: "b".into(), session: 7, target: "t".into(), mark: "m".into() };
+        let record = Record {
+            pid: 50,
+            start_ticks: 1,
+            boot_id: "b".into(),
+            session: 7,
+            target: "t".into(),
+            mark: "m".into(),
+            told: Some(5),
+        };
         assert_eq!(Record::read(dir.path(), "t", Slot::Serving).unwrap(), None);
         Record::remove(dir.path(), "t", Slot::Serving).unwrap();
         record.write(dir.path(), Slot::Serving).unwrap();

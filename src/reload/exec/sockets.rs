@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -193,10 +192,17 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !found.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket stands there"));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+    if is_listened_at(path)? { Err(io::ErrorKind::AddrInUse.into()) } else { fs::remove_file(path) }
+}
+
+/// Whether somebody listens at a unix socket's path. Does not wait: one that accepts nobody has a full backlog.
+fn is_listened_at(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let client = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&client, &SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(true),
+        Err(rustix::io::Errno::CONNREFUSED) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -256,11 +262,63 @@ impl Drop for Private {
     }
 }
 
-/// Removes what a killed agent's processes have left of private sockets. Only while none of them is in use.
+/// Removes what a killed agent's processes have left of private sockets; not those of processes that still serve.
 pub(super) fn forget_private(state_dir: &Path, target: &str) {
-    let _there_may_be_none = fs::remove_dir_all(folder(state_dir, target));
+    let Ok(entries) = fs::read_dir(folder(state_dir, target)) else { return }; // there may be none
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if is_listened_at(&path).is_ok_and(|listened_at| !listened_at) {
+            let _gone = fs::remove_file(&path);
+        }
+    }
 }
 
 fn folder(state_dir: &Path, target: &str) -> PathBuf {
     state_dir.join("targets").join(target).join(PRIVATE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that nobody can connect to any more without waiting; and whoever waits.
+    fn full(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
+        let listener = socket(AddressFamily::UNIX).unwrap();
+        let address = SocketAddrUnix::new(path).unwrap();
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let client = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let client = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            rustix::net::connect(&client, &address).ok().map(|()| client)
+        };
+        (listener, std::iter::from_fn(client).collect())
+    }
+
+    #[test]
+    fn a_socket_whose_process_accepts_nobody_is_in_use_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (listener, clients) = full(&path);
+        assert!(!clients.is_empty());
+        assert_eq!(open_unix(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop((listener, clients));
+        open_unix(&path, 0o600).unwrap();
+    }
+
+    #[test]
+    fn private_sockets_are_forgotten_but_for_those_that_somebody_listens_on() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let open = |serial: &str| Private::open(state_dir.path(), "t", serial).unwrap();
+        let ((serving, _socket), (stale, closed)) = (open("1"), open("2"));
+        let (busy, clients) = full(&folder(state_dir.path(), "t").join("3.sock"));
+        drop(closed);
+        forget_private(state_dir.path(), "t");
+        assert!(serving.path().exists() && !stale.path().exists());
+        drop((serving, _socket, stale));
+        forget_private(state_dir.path(), "t");
+        let left: Vec<_> =
+            fs::read_dir(folder(state_dir.path(), "t")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["3.sock"]);
+        drop((busy, clients));
+    }
 }

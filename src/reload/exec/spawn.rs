@@ -26,7 +26,7 @@ use super::wire::{self, Failure, Instructions, Step};
 use super::{Process, Stdin};
 use crate::process::pidfd::Pidfd;
 use crate::process::reap::{self, Owned};
-use crate::process::start_hint;
+use crate::process::{Exit, start_hint};
 use crate::reload::ReloadError;
 use crate::secret::SecretBytes;
 
@@ -70,6 +70,8 @@ pub(super) struct Running {
     pub generation: u64,
     /// Digest of the `env` that it was started with.
     pub env: String,
+    /// Whether a generation was committed on it.
+    pub proven: bool,
     private: Option<Private>,
     group: GroupGuard,
     _owned: Owned,
@@ -82,14 +84,14 @@ impl Running {
     }
 
     /// Waits for its end and reaps it. Cancel-safe.
-    pub async fn reap(&mut self) -> io::Result<crate::process::Exit> {
+    pub async fn reap(&mut self) -> io::Result<Exit> {
         let status = self.child.wait().await?;
         self.group.0 = None;
         Ok(status.into())
     }
 
     /// Whether it has ended; reaps it then.
-    pub fn ended(&mut self) -> Option<crate::process::Exit> {
+    pub fn ended(&mut self) -> Option<Exit> {
         let status = self.child.try_wait().ok().flatten()?;
         self.group.0 = None;
         Some(status.into())
@@ -155,6 +157,7 @@ fn spawn(
         slot: start.slot,
         generation: start.generation,
         env: start.digest.clone(),
+        proven: false,
         private,
         group,
         _owned: owned,
@@ -273,4 +276,34 @@ fn explain(process: &Process, instructions: &Instructions, failure: &Failure) ->
     };
     let text = format!("{}: {what}: {error}", process.name());
     if error.kind() == io::ErrorKind::PermissionDenied { ReloadError::denied(text) } else { ReloadError::failed(text) }
+}
+
+/// Reaps a process whose group was ended.
+pub(super) async fn reaped(name: &str, running: &mut Running) -> Result<Exit, ReloadError> {
+    let pid = running.pid;
+    let exit = match timeout(REAP_WAIT, running.reap()).await {
+        Ok(exit) => exit,
+        // Its first thread has ended, others have not: /proc shows it as a zombie.
+        Err(_) => {
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            timeout(REAP_WAIT, running.reap())
+                .await
+                .map_err(|_| ReloadError::timed_out(format!("{name} (pid {pid}) was killed but does not end")))?
+        }
+    };
+    Ok(exit.unwrap_or_else(|error| unknown(&error)))
+}
+
+/// Its status was taken by somebody else.
+fn unknown(error: &std::io::Error) -> Exit {
+    tracing::error!(%error, "the exit status of a supervised process was lost");
+    Exit::Code(255)
+}
+
+/// Resolves when the process has ended, if there is one.
+pub(super) async fn reaped_if(running: &mut Option<Running>) -> Exit {
+    match running {
+        Some(running) => running.reap().await.unwrap_or_else(|error| unknown(&error)),
+        None => std::future::pending().await,
+    }
 }

@@ -6,22 +6,26 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use rustix::io::FdFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use signal_hook::consts::FORBIDDEN;
 
 use super::spawn::DESCRIPTORS_MAX;
 use super::wire::{self, Environment, Failure, Instructions, Step};
+use crate::process::procfs::{self, Disposition};
 
 /// The first argument by which the agent's binary knows that it is to be a trampoline. Not for people.
 pub const TRAMPOLINE: &str = "__spawn";
@@ -69,12 +73,19 @@ fn become_program(control: &mut UnixStream) -> Result<Infallible, Failure> {
     if sockets.len() != instructions.listen.len() {
         return Err(at(Step::Sockets)(io::Error::other("not all of them arrived")));
     }
-    place(control, sockets).map_err(at(Step::Sockets))?;
+    let placed = place(control, sockets).map_err(at(Step::Sockets))?;
+    close_others(control, placed).map_err(at(Step::Sockets))?;
     if instructions.foreground {
         take_terminal(rustix::process::getpid());
     }
     restore_core_limit(instructions.core).map_err(at(Step::Limits))?;
+    if let Some(umask) = instructions.umask {
+        nix::sys::stat::umask(Mode::from_bits_truncate(umask));
+    }
+    default_signals().map_err(at(Step::Exec))?;
     switch_user(&instructions)?;
+    // What a unit gives the agent (AmbientCapabilities=) is for the agent. A kernel that knows of none has none.
+    let _none = rustix::thread::clear_ambient_capability_set();
     if let Some(cwd) = &instructions.cwd {
         std::env::set_current_dir(cwd).map_err(at(Step::Cwd))?;
     }
@@ -113,10 +124,12 @@ fn receive_descriptors(control: &mut UnixStream) -> io::Result<(Option<OwnedFd>,
     Ok((descriptors.pop(), sockets))
 }
 
-/// Puts the sockets at 3 and on, the only descriptors that the program inherits beside 0, 1 and 2.
-fn place(control: &mut UnixStream, sockets: Vec<OwnedFd>) -> io::Result<()> {
+/// Puts the sockets at 3 and on, the only descriptors that the program inherits beside 0, 1 and 2. Answers the first number
+/// after them.
+fn place(control: &mut UnixStream, sockets: Vec<OwnedFd>) -> io::Result<RawFd> {
+    let mut end = LISTEN_FDS_START;
     if sockets.is_empty() {
-        return Ok(());
+        return Ok(end);
     }
     let aside = sockets.iter().map(|socket| rustix::io::fcntl_dupfd_cloexec(socket, ASIDE));
     let aside: Vec<OwnedFd> = aside.collect::<Result<_, _>>()?;
@@ -129,6 +142,32 @@ fn place(control: &mut UnixStream, sockets: Vec<OwnedFd>) -> io::Result<()> {
         rustix::io::fcntl_setfd(&placed, FdFlags::empty())?;
         if placed.into_raw_fd() != number {
             return Err(io::Error::other(format!("descriptor {number} is taken")));
+        }
+        end = number + 1;
+    }
+    Ok(end)
+}
+
+/// Closes what the agent's own parent left open: sockets that systemd gave the agent, say.
+fn close_others(control: &UnixStream, placed: RawFd) -> io::Result<()> {
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number >= placed && *number != control.as_raw_fd())
+        .collect();
+    for number in open {
+        // The folder itself was one of them.
+        let _closed = nix::unistd::close(number);
+    }
+    Ok(())
+}
+
+/// Has signals that the agent was told to ignore do what they do by default: execve(2) resets what has a handler. (The mask is
+/// emptied by std's exec.)
+fn default_signals() -> io::Result<()> {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    for signal in Signal::iterator().filter(|signal| !FORBIDDEN.contains(&(*signal as i32))) {
+        if procfs::disposition(own, signal)? == Some(Disposition::Ignored) {
+            signal_hook::flag::register(signal as i32, Arc::default())?;
         }
     }
     Ok(())

@@ -29,6 +29,8 @@ pub(super) struct Instructions {
     pub cwd: Option<PathBuf>,
     /// RLIMIT_CORE.
     pub core: Option<(u64, u64)>,
+    /// umask.
+    pub umask: Option<u32>,
     /// The agent: the trampoline gives up when its parent is another process.
     pub agent: u32,
     /// Whether it becomes the terminal's foreground group.
@@ -139,6 +141,7 @@ mod tests {
             gid: None,
             cwd: Some("/tmp".into()),
             core: Some((0, u64::MAX)),
+            umask: Some(0o022),
             agent: 42,
             foreground: false,
             outlives: true,
