@@ -87,15 +87,15 @@ impl Client {
         let answer = self.ask("DescribeSecret", id, |connection, at| async move {
             let place = &connection.places[at];
             let request = place.sdk.describe_secret().secret_id(in_region(id, &place.region));
-            request.send().await.map_err(judge::refusal)
+            Ok((at == 0, request.send().await.map_err(judge::refusal)?))
         });
-        let answer = answer.await?;
+        let (primary, answer) = answer.await?;
         let rotates = answer.rotation_enabled == Some(true);
         Ok(Described {
             arn: answer.arn,
             name: answer.name,
             kms_key: answer.kms_key_id,
-            labels: answer.version_ids_to_stages.unwrap_or_default().into_iter().collect(),
+            labels: Labels { of: answer.version_ids_to_stages.unwrap_or_default().into_iter().collect(), primary },
             next_rotation: answer.next_rotation_date.filter(|_| rotates).and_then(time),
             deleted: answer.deleted_date.and_then(time),
         })

@@ -16,13 +16,18 @@ const LEFT: usize = 16;
 /// How often something that was announced and is not there is looked for before that is left to the poll.
 pub(super) const LOOKS: u32 = 8;
 
-/// Which version carries which labels, as DescribeSecret has it (`VersionIdsToStages`). Versions without labels are not
-/// in it.
-pub(super) type Labels = BTreeMap<String, Vec<String>>;
+/// Which version carries which labels, as DescribeSecret has it.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    /// `VersionIdsToStages`. Versions without labels are not in it.
+    pub of: BTreeMap<String, Vec<String>>,
+    /// Whether the first region said so. Another has a replica, which may lag for long: it shows no way back.
+    pub primary: bool,
+}
 
 /// The version that carries a label.
 pub(super) fn labelled<'a>(labels: &'a Labels, stage: &str) -> Option<&'a str> {
-    labels.iter().find(|(_, stages)| stages.iter().any(|s| s == stage)).map(|(version, _)| version.as_str())
+    labels.of.iter().find(|(_, stages)| stages.iter().any(|s| s == stage)).map(|(version, _)| version.as_str())
 }
 
 /// What is known of one label of one secret.
@@ -89,8 +94,8 @@ impl Lineage {
         let announced = self.announced.as_deref() == Some(version);
         if !announced && self.is_older(version, created) && !self.moved_back(version, stage, seen) {
             let same = self.returning.as_deref() == Some(version);
-            // A look without labels neither counts nor breaks the row.
-            self.agreed = if same { self.agreed } else { 0 } + u32::from(seen.is_some());
+            // A look without labels that could prove it neither counts nor breaks the row.
+            self.agreed = if same { self.agreed } else { 0 } + u32::from(seen.is_some_and(|labels| labels.primary));
             self.returning = Some(version.to_owned());
             return self.unsettled();
         }
@@ -100,16 +105,16 @@ impl Lineage {
     /// Whether the label went back to a version left, and not merely this answer. For AWSCURRENT the labels prove it: what is
     /// in use carries AWSPREVIOUS only since the label was taken from it. Where that moved on as well (AWSCURRENT was moved
     /// twice since the last look), it is that nothing else was seen for minutes. Other labels prove nothing, so they must
-    /// be seen there twice.
+    /// be seen there twice. Only what the first region says counts.
     fn moved_back(&self, version: &str, stage: &str, seen: Option<&Labels>) -> bool {
-        let Some(labels) = seen else { return false };
+        let Some(labels) = seen.filter(|labels| labels.primary) else { return false };
         match stage {
             CURRENT => {
                 let previous = labelled(labels, PREVIOUS);
                 let proved = self.current.as_deref().is_some_and(|current| previous == Some(current));
                 proved || (self.agreed >= LOOKS && self.returning.as_deref() == Some(version))
             }
-            _ => self.returning.as_deref() == Some(version),
+            _ => self.agreed > 0 && self.returning.as_deref() == Some(version),
         }
     }
 
@@ -169,9 +174,9 @@ mod tests {
     use super::*;
 
     fn labels(of: &[(&str, &[&str])]) -> Labels {
-        of.iter()
-            .map(|(version, stages)| ((*version).into(), stages.iter().map(ToString::to_string).collect()))
-            .collect()
+        let of = of.iter();
+        let of = of.map(|(version, stages)| ((*version).into(), stages.iter().map(ToString::to_string).collect()));
+        Labels { of: of.collect(), primary: true }
     }
 
     fn at(current: &str, left: &[&str]) -> Lineage {
@@ -228,6 +233,19 @@ mod tests {
         let moved = labels(&[("a", &["blue"]), ("b", &[CURRENT])]);
         assert!(matches!(known.weigh("a", None, "blue", Some(&moved)), Belief::Unsettled(Some(_))));
         assert_eq!(known.weigh("a", None, "blue", Some(&moved)), Belief::New);
+    }
+
+    #[test]
+    fn the_labels_of_another_region_than_the_first_prove_no_way_back() {
+        for stage in [CURRENT, "blue"] {
+            let mut known = at("b", &["a"]);
+            let lagging = Labels { primary: false, ..labels(&[("a", &[stage]), ("b", &[PREVIOUS])]) };
+            (0..100).for_each(|_| {
+                assert!(matches!(known.weigh("a", None, stage, Some(&lagging)), Belief::Unsettled(_)), "{stage}");
+            });
+            assert_eq!(known.agreed, 0, "{stage}: nor does it count as a look that agrees");
+            assert_eq!(known.weigh("c", None, stage, None), Belief::New, "{stage}: forward it may go");
+        }
     }
 
     #[test]
