@@ -83,16 +83,19 @@ impl Lineage {
         if expected.is_some_and(|expected| expected != version) {
             return self.unsettled();
         }
-        if self.current.as_deref() == Some(version) {
-            let waiting = self.announced.as_deref().is_some_and(|announced| announced != version);
-            if waiting {
+        // What was announced is waited for, whatever else comes meanwhile, but not for ever.
+        if self.announced.as_deref().is_some_and(|announced| announced != version) {
+            if self.looks < LOOKS {
                 return self.unsettled();
             }
+            self.announced = None;
+        }
+        if self.current.as_deref() == Some(version) {
             self.settled();
             return Belief::Same;
         }
-        let announced = self.announced.as_deref() == Some(version);
-        if !announced && self.is_older(version, created) && !self.moved_back(version, stage, seen) {
+        // An event may be late, or nobody's: it proves no way back.
+        if self.is_older(version, created) && !self.moved_back(version, stage, seen) {
             let same = self.returning.as_deref() == Some(version);
             // A look without labels that could prove it neither counts nor breaks the row.
             self.agreed = if same { self.agreed } else { 0 } + u32::from(seen.is_some_and(|labels| labels.primary));
@@ -141,10 +144,14 @@ impl Lineage {
         if self.current.as_deref() == Some(version) {
             return false;
         }
-        if !self.has_left(version) {
+        let another = !self.has_left(version) && self.announced.as_deref() != Some(version);
+        if another {
             self.announced = Some(version.to_owned());
         }
-        self.looks = 0;
+        // What is told twice is not waited for longer.
+        if another || self.announced.is_none() {
+            self.looks = 0;
+        }
         true
     }
 
@@ -160,8 +167,6 @@ impl Lineage {
     fn unsettled(&mut self) -> Belief {
         self.looks = self.looks.saturating_add(1);
         if self.looks > LOOKS {
-            // The next event or poll begins anew.
-            self.announced = None;
             return Belief::Unsettled(None);
         }
         let wait = Duration::from_secs(1 << (self.looks - 1).min(5));
@@ -264,9 +269,8 @@ mod tests {
         assert!(known.announce("a"), "looked at");
         assert_eq!(known.weigh("b", None, CURRENT, None), Belief::Same, "not waited for");
         assert!(known.announce("c"));
-        let waits: Vec<_> = (0..9).map(|_| known.weigh("b", None, CURRENT, None)).collect();
-        assert!(waits[..8].iter().all(|belief| matches!(belief, Belief::Unsettled(Some(_)))), "{waits:?}");
-        assert_eq!(waits[8], Belief::Unsettled(None));
+        let mut waits = (0..LOOKS).map(|_| known.weigh("b", None, CURRENT, None));
+        assert!(waits.all(|belief| matches!(belief, Belief::Unsettled(Some(_)))));
         assert_eq!(known.weigh("b", None, CURRENT, None), Belief::Same);
         assert!(known.announce("c"));
         assert_eq!(known.weigh("c", None, CURRENT, None), Belief::New);
@@ -275,7 +279,25 @@ mod tests {
     }
 
     #[test]
-    fn a_version_older_than_the_one_in_use_needs_the_labels_or_an_event_to_prove_it() {
+    fn another_version_than_the_announced_is_taken_only_when_that_does_not_come_and_never_one_that_was_left() {
+        let unsettled = |belief: &Belief| matches!(belief, Belief::Unsettled(Some(_)));
+        let mut known = at("b", &["a"]);
+        assert!(known.announce("d"));
+        assert!(unsettled(&known.weigh("c", None, CURRENT, None)), "on the way to d, perhaps");
+        assert_eq!(known.weigh("d", None, CURRENT, None), Belief::New);
+        let mut known = at("b", &["a"]);
+        assert!(known.announce("d"));
+        assert!((0..LOOKS).all(|_| unsettled(&known.weigh("c", None, CURRENT, None))));
+        assert_eq!(known.weigh("c", None, CURRENT, None), Belief::New, "d has not come");
+        let mut known = at("b", &["a"]);
+        assert!(known.announce("d"));
+        assert!(unsettled(&known.weigh("c", None, CURRENT, None)) && known.announce("d") && known.announce("a"));
+        assert_eq!(known.looks(), 1, "told twice and late, and waited for no longer");
+        (0..100).for_each(|_| assert!(matches!(known.weigh("a", None, CURRENT, None), Belief::Unsettled(_))));
+    }
+
+    #[test]
+    fn a_version_older_than_the_one_in_use_needs_the_labels_to_prove_it_and_no_event_does() {
         let t = |second| Timestamp::from_second(second).ok();
         let mut known = Lineage::default();
         assert_eq!(known.weigh("b", t(20), CURRENT, None), Belief::New);
@@ -283,9 +305,10 @@ mod tests {
         assert!(matches!(known.weigh("a", t(10), CURRENT, None), Belief::Unsettled(Some(_))), "never seen, but older");
         let moved = labels(&[("a", &[CURRENT]), ("b", &[PREVIOUS])]);
         assert_eq!(known.weigh("a", t(10), CURRENT, Some(&moved)), Belief::New);
-        assert!(known.announce("a"));
-        assert_eq!(known.weigh("a", t(10), CURRENT, None), Belief::New);
         assert_eq!(known.weigh("c", t(30), CURRENT, None), Belief::New);
+        assert!(known.announce("a"));
+        assert!(matches!(known.weigh("a", t(10), CURRENT, None), Belief::Unsettled(Some(_))), "announced, and older");
+        assert_eq!(known.weigh("a", t(10), CURRENT, Some(&moved)), Belief::New);
     }
 
     #[test]
