@@ -3,7 +3,7 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `client`, `api`, `credentials`, `judge` | requests over the SDK, region after region; keys masked; errors by code |
-//! | `gather`, `reader` | reads that begin together, as few requests as the policy allows |
+//! | `gather`, `reader`, `rotations` | reads that begin together, as few requests as the policy allows |
 //! | `lineage`, `known`, `id` | which version is to be believed; what is known of a secret; its names |
 //! | `value` | from a SecretString or SecretBinary to fields |
 //! | `events` | changes announced on an SQS queue |
@@ -22,6 +22,7 @@ mod judge;
 mod known;
 mod lineage;
 mod reader;
+mod rotations;
 mod saved;
 mod upkeep;
 mod value;
