@@ -18,6 +18,8 @@ pub(super) struct Known {
     pub next_rotation: Option<Timestamp>,
     pub described: Option<Timestamp>,
     pub describe_denied: Option<Timestamp>,
+    /// It was in a batch that failed as a whole, and was not read since: it is asked for alone.
+    pub apart: bool,
     /// When it was asked for its next rotation in vain.
     pub describe_failed: Option<Timestamp>,
     /// Whether its value could be read the last time; None: it was neither read nor denied.

@@ -79,7 +79,7 @@ impl Reader {
         let mut together: Vec<(Ask, Haves)> = Vec::new();
         let batch = !self.batch_denied();
         for (ask, haves) in members {
-            let fits = batch && ask.version.is_none() && ask.stage == CURRENT;
+            let fits = batch && ask.version.is_none() && ask.stage == CURRENT && !self.is_apart(&ask.id);
             if fits { &mut together } else { &mut singles }.push((ask, haves));
         }
         if together.len() < 2 {
@@ -116,6 +116,9 @@ impl Reader {
     fn note(&self, outcome: &Outcome) {
         let mut memory = self.memory();
         for (ask, found) in outcome {
+            if let (Ok(_), Some(known)) = (found, memory.secrets.get_mut(&ask.id)) {
+                known.apart = false;
+            }
             let readable = match found {
                 Ok(Found::Value(..)) => true,
                 Err(error) if error.kind == StoreErrorKind::Denied => false,
@@ -139,6 +142,15 @@ impl Reader {
                 let mut memory = self.memory();
                 memory.batch_denied = Some(self.now());
                 memory.changed = true;
+                return (outcome, batch);
+            }
+            Err(failed) if failed.meaning.is_some_and(Meaning::is_of_one_secret) => {
+                // One of them did that to all. Each that can be read alone is in a batch again.
+                tracing::debug!(store = %self.client.store, "reading a batch one by one: {}", failed.error);
+                let mut memory = self.memory();
+                for (ask, _) in &batch {
+                    memory.secrets.entry(ask.id.clone()).or_default().apart = true;
+                }
                 return (outcome, batch);
             }
             Err(failed) => {
@@ -321,6 +333,10 @@ impl Reader {
     fn is_older(&self, ask: &Ask, got: &Got) -> bool {
         let memory = self.memory();
         memory.lineage(ask).is_some_and(|lineage| lineage.is_older(&got.version, got.created))
+    }
+
+    fn is_apart(&self, id: &str) -> bool {
+        self.memory().secrets.get(id).is_some_and(|known| known.apart)
     }
 
     fn looks(&self, ask: &Ask) -> u32 {
