@@ -37,6 +37,48 @@ fn of_a_batch_those_that_fail_fail_alone() {
 }
 
 #[test]
+fn one_secret_that_fails_a_whole_batch_is_asked_for_alone_from_then_on() {
+    for code in
+        ["ResourceNotFoundException", "InvalidRequestException", "InvalidParameterException", "DecryptionFailure"]
+    {
+        let server = server();
+        let ids: Vec<String> = (0..20).map(|n| format!("s{n}")).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        ids.iter().for_each(|id| drop(put(&server, id, "of-1")));
+        let bad = || Answer::Error(code, "of one of them");
+        server.rule(on("BatchGetSecretValue", bad()).secret("s7"));
+        server.rule(on("GetSecretValue", bad()).secret("s7"));
+        server.rule(on("DescribeSecret", bad()).secret("s7"));
+        let mut setup = many(&ids);
+        let inline = "{{ secrets.s3.key }}";
+        setup.rest = json!({"targets": {"other": {"files": [{"path": "out/other", "inline": inline}]}}});
+        let mut world = World::new(&server.address(), &setup);
+        world.agent.start();
+        world.agent.wait_file("out/other", "of-1");
+        world.failing("s7", &["s7", code]);
+        let asked = server.asked();
+        let alone = asked.iter().filter(|a| a.operation == "GetSecretValue" && a.secrets != ["s7"]).count();
+        assert_eq!(alone, 19, "{code}: each of the others once: {asked:#?}");
+        server.forget();
+        put(&server, "s3", "of-2");
+        world.agent.wait_file("out/other", "of-2");
+        world.agent.wait("three batches more", |_| (server.count("BatchGetSecretValue") >= 4).then_some(()));
+        let asked = server.asked();
+        let batches = asked.iter().filter(|a| a.operation == "BatchGetSecretValue");
+        assert!(batches.clone().all(|a| a.outcome.is_empty() && a.secrets.len() == 19), "{code}: {batches:#?}");
+        let alone = asked.iter().filter(|a| a.operation == "GetSecretValue");
+        assert!(alone.clone().all(|a| a.secrets == ["s7"]), "{code}: {alone:#?}");
+        // It comes right, and is one of the batch again.
+        server.clear();
+        world.refresh("s7");
+        server.forget();
+        world.agent.wait("a batch of all", |_| {
+            server.asked().iter().any(|a| a.operation == "BatchGetSecretValue" && a.secrets.len() == 20).then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_batch_that_is_denied_is_tried_once_and_each_is_read_alone() {
     let server = server();
     ["a", "b", "c"].iter().for_each(|id| drop(put(&server, id, "of-1")));

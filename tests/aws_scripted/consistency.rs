@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
+use crate::agent::DEADLINE;
 use crate::aws::model::{Labels, Stored};
-use crate::aws::scripted::{Answer, Scripted, every};
-use crate::aws::world::{Setup, World};
+use crate::aws::scripted::{Answer, DENIED, Scripted, every, on};
+use crate::aws::world::{LONGEST_WAIT, Setup, World};
 use crate::{many, put, server};
 
 /// Puts `of-2`; answers the labels before and after.
@@ -111,6 +112,29 @@ fn a_batch_that_flaps_moves_forward_only() {
     world.serves(&["of-2", "of-1"]);
     let served = world.served();
     assert!(served[2..].iter().all(|line| line == "of-2"), "{served:?}");
+}
+
+#[test]
+fn a_version_left_is_taken_at_a_restart_where_describe_is_denied_and_not_because_it_fails_for_a_while() {
+    let server = server();
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    let (before, _) = second(&server);
+    world.agent.wait_outcomes(&["committed", "committed"]);
+    world.healthy();
+    world.agent.stop();
+    server.change("app", |secret| secret.read = vec![before]);
+    server.rule(on("DescribeSecret", Answer::Error("InternalServiceError", "An error occurred on the server side.")));
+    server.forget();
+    world.agent.start();
+    // After four looks it would have been taken if nothing could ever prove it.
+    world.agent.wait_within(LONGEST_WAIT + DEADLINE, "it was looked for five times", |_| {
+        (server.count("GetSecretValue") >= 5).then_some(())
+    });
+    let served = world.served();
+    assert!(served[2..].iter().all(|line| line == "of-2"), "{served:?}");
+    assert_eq!(world.agent.outcomes().len(), 2);
+    server.rule(on("DescribeSecret", DENIED));
+    world.serves_after_failures(&["of-1"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::aws::model::Labels;
 use crate::aws::scripted::{Answer, DENIED, Scripted, every};
 use crate::aws::world::{Setup, World};
 use crate::{many, put, server};
@@ -128,6 +129,42 @@ fn a_region_that_is_away_is_stood_in_for_by_the_next_until_it_is_back() {
         put(&server, "app", "of-4");
         world.serves(&["of-4"]);
         assert_eq!(world.served(), ["of-1", "of-2", "of-3", "of-4"]);
+    }
+}
+
+#[test]
+fn a_replica_that_lags_proves_no_way_back() {
+    for ids in [&["app"][..], &["app", "other"]] {
+        let server = server();
+        put(&server, "other", "of-1");
+        let first = server.labels("app")["AWSCURRENT"].clone();
+        let mut setup = many(ids);
+        setup.store = regions().store;
+        let mut world = World::started(&server.address(), &setup);
+        let second = put(&server, "app", "of-2");
+        world.agent.wait_outcomes(&["committed", "committed"]);
+        world.healthy();
+        // AWSCURRENT had been moved back once, and forward again: the replica has not heard of the last.
+        let back = Labels::from([("AWSCURRENT".to_owned(), first.clone()), ("AWSPREVIOUS".to_owned(), second.clone())]);
+        server.change("app", |secret| drop(secret.lagging.insert("us-east-1".to_owned(), back)));
+        server.rule(every(Answer::Raw(503, "")).region("us-west-2"));
+        server.forget();
+        world.agent.wait("the replica showed its labels and values often", |_| {
+            let asked = server.asked();
+            let shown =
+                |operation| asked.iter().filter(|a| a.operation == operation && a.region == "us-east-1").count();
+            (shown("DescribeSecret") >= 3 && shown("GetSecretValue") >= 3).then_some(())
+        });
+        assert_eq!(world.served(), ["of-1", "of-2"], "{}", world.agent.log());
+        // The first region says the same: now it is so.
+        server.change("app", |secret| {
+            secret.lagging.clear();
+            secret.label("AWSCURRENT", &first);
+        });
+        server.clear();
+        world.agent.wait_outcomes(&["committed"; 3]);
+        world.healthy();
+        assert_eq!(world.served(), ["of-1", "of-2", "of-1"]);
     }
 }
 

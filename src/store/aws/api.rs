@@ -87,15 +87,15 @@ impl Client {
         let answer = self.ask("DescribeSecret", id, |connection, at| async move {
             let place = &connection.places[at];
             let request = place.sdk.describe_secret().secret_id(in_region(id, &place.region));
-            request.send().await.map_err(judge::refusal)
+            Ok((at == 0, request.send().await.map_err(judge::refusal)?))
         });
-        let answer = answer.await?;
+        let (primary, answer) = answer.await?;
         let rotates = answer.rotation_enabled == Some(true);
         Ok(Described {
             arn: answer.arn,
             name: answer.name,
             kms_key: answer.kms_key_id,
-            labels: answer.version_ids_to_stages.unwrap_or_default().into_iter().collect(),
+            labels: Labels { of: answer.version_ids_to_stages.unwrap_or_default().into_iter().collect(), primary },
             next_rotation: answer.next_rotation_date.filter(|_| rotates).and_then(time),
             deleted: answer.deleted_date.and_then(time),
         })
@@ -115,10 +115,11 @@ impl Client {
                 let named = ids.iter().map(|id| in_region(id, &place.region)).collect();
                 let request = place.sdk.batch_get_secret_value().set_secret_id_list(Some(named));
                 let answer = request.set_next_token(token.clone()).send().await.map_err(judge::refusal)?;
-                Ok((place.region.clone(), answer))
+                Ok((place.region.clone(), at == 0, answer))
             });
-            let (region, answer) = answer.await?;
-            for refused in answer.errors.unwrap_or_default() {
+            let (region, primary, answer) = answer.await?;
+            // What a replica has not, or does not give, is asked for by itself: the first region's failure is told there.
+            for refused in answer.errors.unwrap_or_default().into_iter().filter(|_| primary) {
                 let told = refused.secret_id.unwrap_or_default();
                 let Some(id) = ids.iter().find(|id| **id == told || in_region(id, &region) == told) else { continue };
                 let text = refused.message.unwrap_or_default();

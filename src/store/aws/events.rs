@@ -1,47 +1,31 @@
-//! Changes announced on an SQS queue: EventBridge's `Secret Label Updated`
-//! (<https://docs.aws.amazon.com/secretsmanager/latest/userguide/event-detail-secret-label-updated-secretsmanager.html>),
-//! also through SNS, and what CloudTrail tells of secrets. The poll is the net under it: what is lost costs time, what comes
-//! twice or late costs nothing.
+//! Changes announced on an SQS queue. The poll is the net under it: what is lost costs time, what comes twice or late costs
+//! nothing. So a message is deleted only once what it says was handed on.
 //!
 //! A queue is one agent's: a message that one agent took, no other sees. What is no event of Secrets Manager is left in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_config::Region;
 use aws_config::timeout::TimeoutConfig;
-use serde_json::Value;
+use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 
+use super::announcement::{self, Event};
 use super::client::Connection;
-use super::id::names;
 use super::judge::{self, Meaning};
-use super::lineage::CURRENT;
 use super::reader::Reader;
-use crate::config::model::Locator;
 use crate::schedule::Backoff;
 use crate::store::{Changed, StoreError};
 
 /// How long one request waits for a message, in seconds: the longest that SQS allows.
 const WAIT: i32 = 20;
-/// The most that SQS gives at once.
+/// The most that SQS gives, and deletes, at once.
 const MOST: i32 = 10;
+/// Between requests that bring nothing but messages that are left there.
+const AMONG_FOREIGN: Duration = Duration::from_secs(1);
 /// Between requests that fail.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// One event, as far as it matters here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Event {
-    arn: String,
-    name: String,
-    /// None: something about the secret changed.
-    moved: Option<Moved>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Moved {
-    label: String,
-    version: String,
-}
 
 /// The queue.
 pub(super) struct Queue {
@@ -49,36 +33,55 @@ pub(super) struct Queue {
     /// As long as the credentials that it has are good.
     client: Mutex<Option<(Arc<Connection>, aws_sdk_sqs::Client)>>,
     failing: Mutex<Option<Backoff>>,
-    foreign: std::sync::atomic::AtomicBool,
+    /// Messages (their receipt handles) that were handed on, and are to be deleted.
+    handed: Mutex<Vec<String>>,
+    foreign: AtomicBool,
+    /// Deleting fails.
+    undeleted: AtomicBool,
+}
+
+/// What came at once.
+#[derive(Default)]
+struct Received {
+    events: Vec<Event>,
+    /// How many messages were left alone.
+    foreign: usize,
 }
 
 impl Queue {
     pub fn new(url: String) -> Self {
-        Self { url, client: Mutex::default(), failing: Mutex::default(), foreign: false.into() }
+        let (client, failing, handed) = Default::default();
+        Self { url, client, failing, handed, foreign: false.into(), undeleted: false.into() }
     }
 
-    /// Waits for events that concern what is known here.
+    /// Waits for events that concern what is known here. What was handed on before is deleted meanwhile.
     pub async fn next(&self, reader: &Reader) -> Changed {
         loop {
-            let events = match self.receive(reader).await {
-                Ok(events) => events,
+            self.delete(reader).await;
+            let Received { events, foreign } = match self.receive(reader).await {
+                Ok(received) => received,
                 Err(error) => {
                     tokio::time::sleep(self.failed(reader, &error)).await;
                     continue;
                 }
             };
-            if self.failing.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+            if lock(&self.failing).take().is_some() {
                 tracing::info!(store = %reader.client.store, "its queue answers again");
             }
+            let none = events.is_empty();
             let events: Vec<Event> = events.into_iter().filter(|event| note(reader, event)).collect();
             if !events.is_empty() {
-                return Changed::only(move |locator| events.iter().any(|event| concerns(event, locator)));
+                return Changed::only(move |locator| events.iter().any(|event| event.concerns(locator)));
+            }
+            if none && foreign > 0 {
+                // They are there again soon: no reason to ask for them without a rest.
+                tokio::time::sleep(AMONG_FOREIGN).await;
             }
         }
     }
 
     fn client(&self, reader: &Reader, connection: &Arc<Connection>) -> aws_sdk_sqs::Client {
-        let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.client);
         if let Some((of, client)) = &*held
             && Arc::ptr_eq(of, connection)
         {
@@ -100,12 +103,10 @@ impl Queue {
         client
     }
 
-    /// Takes what is there, and deletes it: what it says is looked up in Secrets Manager, which is also asked without it.
-    async fn receive(&self, reader: &Reader) -> Result<Vec<Event>, StoreError> {
+    /// Takes what is there.
+    async fn receive(&self, reader: &Reader) -> Result<Received, StoreError> {
         let connection = reader.client.connection().await?;
         let client = self.client(reader, &connection);
-        let failed =
-            |operation: &str, refusal| judge::error(&reader.client.store, "SQS", operation, &self.url, &refusal);
         reader.client.count("ReceiveMessage");
         let request =
             client.receive_message().queue_url(&self.url).wait_time_seconds(WAIT).max_number_of_messages(MOST);
@@ -115,40 +116,60 @@ impl Queue {
                 if refusal.meaning == Meaning::Expired {
                     reader.client.forget(&connection).await;
                 }
-                return Err(failed("sqs:ReceiveMessage", refusal));
+                return Err(judge::error(&reader.client.store, "SQS", "sqs:ReceiveMessage", &self.url, &refusal));
             }
         };
-        let (mut events, mut done) = (Vec::new(), Vec::new());
+        let mut received = Received::default();
         for message in answer.messages.unwrap_or_default() {
-            match message.body.as_deref().and_then(event) {
+            match message.body.as_deref().and_then(announcement::of) {
                 Some(event) => {
-                    events.push(event);
-                    done.extend(message.receipt_handle);
+                    received.events.push(event);
+                    lock(&self.handed).extend(message.receipt_handle);
                 }
-                None => self.left_alone(reader),
+                None => {
+                    received.foreign += 1;
+                    self.left_alone(reader);
+                }
             }
         }
-        for handle in done {
-            reader.client.count("DeleteMessage");
-            let deleted = client.delete_message().queue_url(&self.url).receipt_handle(handle).send().await;
-            if let Err(error) = deleted {
-                // It comes again, and says nothing new then.
-                let error = failed("sqs:DeleteMessage", judge::refusal(error));
-                tracing::warn!(store = %reader.client.store, "a message stays in its queue: {error}");
-            }
+        Ok(received)
+    }
+
+    /// Deletes what was handed on. What is not deleted comes again, and says nothing new then.
+    async fn delete(&self, reader: &Reader) {
+        let handles = std::mem::take(&mut *lock(&self.handed));
+        if handles.is_empty() {
+            return;
         }
-        Ok(events)
+        let entries = handles.into_iter().enumerate().filter_map(|(n, handle)| {
+            DeleteMessageBatchRequestEntry::builder().id(n.to_string()).receipt_handle(handle).build().ok()
+        });
+        let Ok(connection) = reader.client.connection().await else { return };
+        let client = self.client(reader, &connection);
+        reader.client.count("DeleteMessageBatch");
+        let request = client.delete_message_batch().queue_url(&self.url).set_entries(Some(entries.collect()));
+        let failure = match request.send().await.map_err(judge::refusal) {
+            Ok(answer) => answer.failed.into_iter().next().map(|failed| format!("{}: {}", failed.id, failed.code)),
+            Err(refusal) => {
+                let store = &reader.client.store;
+                Some(judge::error(store, "SQS", "sqs:DeleteMessage", &self.url, &refusal).to_string())
+            }
+        };
+        let before = self.undeleted.swap(failure.is_some(), Ordering::Relaxed);
+        if let Some(failure) = failure.filter(|_| !before) {
+            tracing::warn!(store = %reader.client.store, "messages stay in its queue, and come again: {failure}");
+        }
     }
 
     fn left_alone(&self, reader: &Reader) {
-        if !self.foreign.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        if !self.foreign.swap(true, Ordering::Relaxed) {
             tracing::warn!(store = %reader.client.store, queue = %self.url,
                 "holds messages that are no events of Secrets Manager: they are left there; give the agent a queue of its own");
         }
     }
 
     fn failed(&self, reader: &Reader, error: &StoreError) -> Duration {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failing = lock(&self.failing);
         if failing.is_none() {
             tracing::warn!(store = %reader.client.store, "changes are not announced, only polled for: {error}");
         }
@@ -180,106 +201,28 @@ fn region(url: &str) -> Option<&str> {
     region.copied().filter(|region| region.contains('-'))
 }
 
-/// An event of Secrets Manager in a message. None: it is something else.
-fn event(body: &str) -> Option<Event> {
-    let whole: Value = serde_json::from_str(body).ok()?;
-    if let (Some("Notification"), Some(inner)) = (whole["Type"].as_str(), whole["Message"].as_str()) {
-        // SNS without raw delivery.
-        return event(inner);
-    }
-    if whole["source"].as_str() != Some("aws.secretsmanager") {
-        return None;
-    }
-    let (detail, text) = (&whole["detail"], |value: &Value| value.as_str().unwrap_or_default().to_owned());
-    if whole["detail-type"].as_str() == Some("Secret Label Updated") {
-        let moved = Moved { label: text(&detail["labelUpdated"]), version: text(&detail["versionId"]) };
-        let arn = text(&whole["resources"][0]);
-        return Some(Event { arn, name: text(&detail["name"]), moved: Some(moved) });
-    }
-    let asked = [&detail["requestParameters"]["secretId"], &detail["additionalEventData"]["SecretId"]];
-    let id = asked.into_iter().find_map(Value::as_str)?.to_owned();
-    let arn = if id.starts_with("arn:") { id.clone() } else { String::new() };
-    let reads = ["GetSecretValue", "DescribeSecret", "BatchGetSecretValue"];
-    let asks = detail["eventName"].as_str().is_some_and(|name| reads.contains(&name));
-    // What the agent itself asks must not make it ask again.
-    Some(if asks { Event::default() } else { Event { name: id, arn, moved: None } })
-}
-
-fn is_of(event: &Event, id: &str) -> bool {
-    id == event.name || names(id, &event.arn, &event.name)
-}
-
-fn concerns(event: &Event, locator: &Locator) -> bool {
-    let Locator::Aws { id, stage, version_id: None, .. } = locator else { return false };
-    let label = stage.as_deref().unwrap_or(CURRENT);
-    is_of(event, id) && event.moved.as_ref().is_none_or(|moved| moved.label == label)
-}
-
 /// Remembers what an event announces. False: everybody has it, or nobody here uses it.
 fn note(reader: &Reader, event: &Event) -> bool {
     let mut memory = reader.memory();
     let mut news = false;
     for ((id, of), lineage) in &mut memory.lineages {
-        if is_of(event, id) {
+        if event.is_of(id) {
             news |= match &event.moved {
                 None => true,
-                Some(moved) => moved.label == *of && lineage.announce(&moved.version),
+                Some(moved) => moved.label == *of && moved.version.as_deref().is_none_or(|id| lineage.announce(id)),
             };
         }
     }
     news
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ARN: &str = "arn:aws:secretsmanager:us-west-2:012345678901:secret:mySecret-a1b2c3";
-
-    fn updated(label: &str) -> String {
-        format!(
-            r#"{{"version": "0", "detail-type": "Secret Label Updated", "source": "aws.secretsmanager",
-                "account": "012345678901", "region": "us-west-2", "resources": ["{ARN}"],
-                "detail": {{"name": "mySecret", "labelUpdated": "{label}", "versionId": "v2"}}}}"#
-        )
-    }
-
-    fn locator(id: &str, stage: Option<&str>, version_id: Option<&str>) -> Locator {
-        let own = |text: Option<&str>| text.map(str::to_owned);
-        Locator::Aws { id: id.into(), stage: own(stage), version_id: own(version_id), key: None }
-    }
-
-    #[test]
-    fn an_event_concerns_who_uses_that_label_of_that_secret() {
-        let event = event(&updated("AWSCURRENT")).expect("an event");
-        for id in ["mySecret", ARN, &ARN[..ARN.len() - 7]] {
-            assert!(concerns(&event, &locator(id, None, None)), "{id}");
-            assert!(concerns(&event, &locator(id, Some("AWSCURRENT"), None)));
-            assert!(!concerns(&event, &locator(id, Some("blue"), None)));
-            assert!(!concerns(&event, &locator(id, None, Some("v1"))), "a version never changes");
-        }
-        assert!(!concerns(&event, &locator("mySecret2", None, None)));
-    }
-
-    #[test]
-    fn it_is_found_in_what_sns_wraps_and_in_what_cloudtrail_tells() {
-        let wrapped = serde_json::json!({"Type": "Notification", "Message": updated("AWSCURRENT")}).to_string();
-        assert_eq!(event(&wrapped), event(&updated("AWSCURRENT")));
-        let put = r#"{"source": "aws.secretsmanager", "detail-type": "AWS API Call via CloudTrail",
-            "detail": {"eventName": "PutSecretValue", "requestParameters": {"secretId": "mySecret"}}}"#;
-        assert!(concerns(&event(put).expect("an event"), &locator("mySecret", None, None)));
-        let read = put.replace("PutSecretValue", "GetSecretValue");
-        assert!(!concerns(&event(&read).expect("an event"), &locator("mySecret", None, None)), "it would feed itself");
-    }
-
-    #[test]
-    fn what_is_something_else_is_no_event() {
-        for body in
-            ["", "{", "[]", "{}", r#"{"source": "aws.s3", "detail": {}}"#, r#"{"source": "aws.secretsmanager"}"#]
-        {
-            assert_eq!(event(body), None, "{body}");
-        }
-    }
 
     #[test]
     fn a_queues_url_tells_its_region_and_arn() {

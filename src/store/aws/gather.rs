@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use tokio::time::Instant;
 
-/// How long a round waits for others to join. Those that are due together come in one turn of the loop.
+/// How long a round waits for another to join. Those that are due together come in one turn of the loop, or, where more
+/// are due than may be under way, one after another as those before them end.
 const WINDOW: Duration = Duration::from_millis(10);
+/// How long it waits for all of them.
+const LONGEST: Duration = Duration::from_millis(250);
 
 /// What is asked for: one label or version of one secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,13 +65,27 @@ impl<T: Send + Sync + 'static> Gathering<T> {
         }
         let gathering = Arc::clone(self);
         let round: Round<T> = Box::pin(async move {
-            tokio::time::sleep(WINDOW).await;
+            gathering.gathered().await;
             let members = gathering.close();
             Arc::new(run(members).await)
         });
         let round = round.shared();
         open.round = round.downgrade();
         round
+    }
+
+    /// Waits until no other joins any more.
+    async fn gathered(&self) {
+        let until = Instant::now() + LONGEST;
+        let mut joined = 0;
+        while Instant::now() < until {
+            let now = self.lock().members.len();
+            if now == joined {
+                return;
+            }
+            joined = now;
+            tokio::time::sleep(WINDOW).await;
+        }
     }
 
     fn close(&self) -> Members {
@@ -83,6 +101,8 @@ impl<T: Send + Sync + 'static> Gathering<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn ask(id: &str) -> Ask {
@@ -105,6 +125,28 @@ mod tests {
         };
         let (a, b, c) = tokio::join!(a, b, late);
         assert_eq!((&*a, &*b, &*c), (&vec!["a".to_owned(), "b".to_owned()], &*a, &vec!["c".to_owned()]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_waits_for_those_that_come_one_after_another_but_not_for_ever() {
+        let gathering: Arc<Gathering<usize>> = Gathering::new();
+        let rounds = Arc::new(AtomicUsize::new(0));
+        let join = |n: u32| {
+            let (gathering, rounds) = (Arc::clone(&gathering), Arc::clone(&rounds));
+            async move {
+                tokio::time::sleep(WINDOW * n * 4 / 5).await;
+                let run = move |members: Members| -> BoxFuture<'static, usize> {
+                    rounds.fetch_add(1, Ordering::Relaxed);
+                    Box::pin(async move { members.len() })
+                };
+                *gathering.join(ask(&n.to_string()), None, run).await
+            }
+        };
+        let joined = futures_util::future::join_all((0..20).map(join)).await;
+        assert_eq!((joined, rounds.swap(0, Ordering::Relaxed)), (vec![20; 20], 1));
+        let joined = futures_util::future::join_all((0..1000).map(join)).await;
+        let many = rounds.load(Ordering::Relaxed);
+        assert!(many >= 25 && joined.iter().all(|members| *members <= 40), "{many} rounds");
     }
 
     #[tokio::test(start_paused = true)]

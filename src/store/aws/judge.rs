@@ -37,6 +37,13 @@ pub(super) enum Meaning {
     Bad,
 }
 
+impl Meaning {
+    /// Whether one secret of several is enough for it.
+    pub fn is_of_one_secret(self) -> bool {
+        matches!(self, Self::Missing | Self::Deleted | Self::Undecipherable | Self::Bad)
+    }
+}
+
 /// One refusal.
 #[derive(Debug)]
 pub(super) struct Refusal {

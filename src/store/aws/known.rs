@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::gather::Ask;
 use super::lineage::Lineage;
+use super::rotations::Allowance;
 
 /// What is known of one secret.
 #[derive(Default)]
@@ -17,6 +18,10 @@ pub(super) struct Known {
     pub next_rotation: Option<Timestamp>,
     pub described: Option<Timestamp>,
     pub describe_denied: Option<Timestamp>,
+    /// It was in a batch that failed as a whole, and was not read since: it is asked for alone.
+    pub apart: bool,
+    /// When it was asked for its next rotation in vain.
+    pub describe_failed: Option<Timestamp>,
     /// Whether its value could be read the last time; None: it was neither read nor denied.
     pub readable: Option<bool>,
 }
@@ -28,6 +33,7 @@ pub(super) struct Memory {
     /// By secret, and by label or `version:` and its id.
     pub lineages: BTreeMap<(String, String), Box<Lineage>>,
     pub batch_denied: Option<Timestamp>,
+    pub allowance: Allowance,
     /// Something changed that is to be kept.
     pub changed: bool,
     /// Moves with every round that changed something.

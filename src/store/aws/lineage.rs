@@ -16,13 +16,18 @@ const LEFT: usize = 16;
 /// How often something that was announced and is not there is looked for before that is left to the poll.
 pub(super) const LOOKS: u32 = 8;
 
-/// Which version carries which labels, as DescribeSecret has it (`VersionIdsToStages`). Versions without labels are not
-/// in it.
-pub(super) type Labels = BTreeMap<String, Vec<String>>;
+/// Which version carries which labels, as DescribeSecret has it.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    /// `VersionIdsToStages`. Versions without labels are not in it.
+    pub of: BTreeMap<String, Vec<String>>,
+    /// Whether the first region said so. Another has a replica, which may lag for long: it shows no way back.
+    pub primary: bool,
+}
 
 /// The version that carries a label.
 pub(super) fn labelled<'a>(labels: &'a Labels, stage: &str) -> Option<&'a str> {
-    labels.iter().find(|(_, stages)| stages.iter().any(|s| s == stage)).map(|(version, _)| version.as_str())
+    labels.of.iter().find(|(_, stages)| stages.iter().any(|s| s == stage)).map(|(version, _)| version.as_str())
 }
 
 /// What is known of one label of one secret.
@@ -78,19 +83,22 @@ impl Lineage {
         if expected.is_some_and(|expected| expected != version) {
             return self.unsettled();
         }
-        if self.current.as_deref() == Some(version) {
-            let waiting = self.announced.as_deref().is_some_and(|announced| announced != version);
-            if waiting {
+        // What was announced is waited for, whatever else comes meanwhile, but not for ever.
+        if self.announced.as_deref().is_some_and(|announced| announced != version) {
+            if self.looks < LOOKS {
                 return self.unsettled();
             }
+            self.announced = None;
+        }
+        if self.current.as_deref() == Some(version) {
             self.settled();
             return Belief::Same;
         }
-        let announced = self.announced.as_deref() == Some(version);
-        if !announced && self.is_older(version, created) && !self.moved_back(version, stage, seen) {
+        // An event may be late, or nobody's: it proves no way back.
+        if self.is_older(version, created) && !self.moved_back(version, stage, seen) {
             let same = self.returning.as_deref() == Some(version);
-            // A look without labels neither counts nor breaks the row.
-            self.agreed = if same { self.agreed } else { 0 } + u32::from(seen.is_some());
+            // A look without labels that could prove it neither counts nor breaks the row.
+            self.agreed = if same { self.agreed } else { 0 } + u32::from(seen.is_some_and(|labels| labels.primary));
             self.returning = Some(version.to_owned());
             return self.unsettled();
         }
@@ -100,16 +108,16 @@ impl Lineage {
     /// Whether the label went back to a version left, and not merely this answer. For AWSCURRENT the labels prove it: what is
     /// in use carries AWSPREVIOUS only since the label was taken from it. Where that moved on as well (AWSCURRENT was moved
     /// twice since the last look), it is that nothing else was seen for minutes. Other labels prove nothing, so they must
-    /// be seen there twice.
+    /// be seen there twice. Only what the first region says counts.
     fn moved_back(&self, version: &str, stage: &str, seen: Option<&Labels>) -> bool {
-        let Some(labels) = seen else { return false };
+        let Some(labels) = seen.filter(|labels| labels.primary) else { return false };
         match stage {
             CURRENT => {
                 let previous = labelled(labels, PREVIOUS);
                 let proved = self.current.as_deref().is_some_and(|current| previous == Some(current));
                 proved || (self.agreed >= LOOKS && self.returning.as_deref() == Some(version))
             }
-            _ => self.returning.as_deref() == Some(version),
+            _ => self.agreed > 0 && self.returning.as_deref() == Some(version),
         }
     }
 
@@ -136,10 +144,14 @@ impl Lineage {
         if self.current.as_deref() == Some(version) {
             return false;
         }
-        if !self.has_left(version) {
+        let another = !self.has_left(version) && self.announced.as_deref() != Some(version);
+        if another {
             self.announced = Some(version.to_owned());
         }
-        self.looks = 0;
+        // What is told twice is not waited for longer.
+        if another || self.announced.is_none() {
+            self.looks = 0;
+        }
         true
     }
 
@@ -155,8 +167,6 @@ impl Lineage {
     fn unsettled(&mut self) -> Belief {
         self.looks = self.looks.saturating_add(1);
         if self.looks > LOOKS {
-            // The next event or poll begins anew.
-            self.announced = None;
             return Belief::Unsettled(None);
         }
         let wait = Duration::from_secs(1 << (self.looks - 1).min(5));
@@ -169,9 +179,9 @@ mod tests {
     use super::*;
 
     fn labels(of: &[(&str, &[&str])]) -> Labels {
-        of.iter()
-            .map(|(version, stages)| ((*version).into(), stages.iter().map(ToString::to_string).collect()))
-            .collect()
+        let of = of.iter();
+        let of = of.map(|(version, stages)| ((*version).into(), stages.iter().map(ToString::to_string).collect()));
+        Labels { of: of.collect(), primary: true }
     }
 
     fn at(current: &str, left: &[&str]) -> Lineage {
@@ -231,6 +241,19 @@ mod tests {
     }
 
     #[test]
+    fn the_labels_of_another_region_than_the_first_prove_no_way_back() {
+        for stage in [CURRENT, "blue"] {
+            let mut known = at("b", &["a"]);
+            let lagging = Labels { primary: false, ..labels(&[("a", &[stage]), ("b", &[PREVIOUS])]) };
+            (0..100).for_each(|_| {
+                assert!(matches!(known.weigh("a", None, stage, Some(&lagging)), Belief::Unsettled(_)), "{stage}");
+            });
+            assert_eq!(known.agreed, 0, "{stage}: nor does it count as a look that agrees");
+            assert_eq!(known.weigh("c", None, stage, None), Belief::New, "{stage}: forward it may go");
+        }
+    }
+
+    #[test]
     fn a_value_of_another_version_than_the_one_announced_is_not_taken() {
         let mut known = at("a", &[]);
         let ahead = labels(&[("b", &[CURRENT]), ("a", &[PREVIOUS])]);
@@ -246,9 +269,8 @@ mod tests {
         assert!(known.announce("a"), "looked at");
         assert_eq!(known.weigh("b", None, CURRENT, None), Belief::Same, "not waited for");
         assert!(known.announce("c"));
-        let waits: Vec<_> = (0..9).map(|_| known.weigh("b", None, CURRENT, None)).collect();
-        assert!(waits[..8].iter().all(|belief| matches!(belief, Belief::Unsettled(Some(_)))), "{waits:?}");
-        assert_eq!(waits[8], Belief::Unsettled(None));
+        let mut waits = (0..LOOKS).map(|_| known.weigh("b", None, CURRENT, None));
+        assert!(waits.all(|belief| matches!(belief, Belief::Unsettled(Some(_)))));
         assert_eq!(known.weigh("b", None, CURRENT, None), Belief::Same);
         assert!(known.announce("c"));
         assert_eq!(known.weigh("c", None, CURRENT, None), Belief::New);
@@ -257,7 +279,25 @@ mod tests {
     }
 
     #[test]
-    fn a_version_older_than_the_one_in_use_needs_the_labels_or_an_event_to_prove_it() {
+    fn another_version_than_the_announced_is_taken_only_when_that_does_not_come_and_never_one_that_was_left() {
+        let unsettled = |belief: &Belief| matches!(belief, Belief::Unsettled(Some(_)));
+        let mut known = at("b", &["a"]);
+        assert!(known.announce("d"));
+        assert!(unsettled(&known.weigh("c", None, CURRENT, None)), "on the way to d, perhaps");
+        assert_eq!(known.weigh("d", None, CURRENT, None), Belief::New);
+        let mut known = at("b", &["a"]);
+        assert!(known.announce("d"));
+        assert!((0..LOOKS).all(|_| unsettled(&known.weigh("c", None, CURRENT, None))));
+        assert_eq!(known.weigh("c", None, CURRENT, None), Belief::New, "d has not come");
+        let mut known = at("b", &["a"]);
+        assert!(known.announce("d"));
+        assert!(unsettled(&known.weigh("c", None, CURRENT, None)) && known.announce("d") && known.announce("a"));
+        assert_eq!(known.looks(), 1, "told twice and late, and waited for no longer");
+        (0..100).for_each(|_| assert!(matches!(known.weigh("a", None, CURRENT, None), Belief::Unsettled(_))));
+    }
+
+    #[test]
+    fn a_version_older_than_the_one_in_use_needs_the_labels_to_prove_it_and_no_event_does() {
         let t = |second| Timestamp::from_second(second).ok();
         let mut known = Lineage::default();
         assert_eq!(known.weigh("b", t(20), CURRENT, None), Belief::New);
@@ -265,9 +305,10 @@ mod tests {
         assert!(matches!(known.weigh("a", t(10), CURRENT, None), Belief::Unsettled(Some(_))), "never seen, but older");
         let moved = labels(&[("a", &[CURRENT]), ("b", &[PREVIOUS])]);
         assert_eq!(known.weigh("a", t(10), CURRENT, Some(&moved)), Belief::New);
-        assert!(known.announce("a"));
-        assert_eq!(known.weigh("a", t(10), CURRENT, None), Belief::New);
         assert_eq!(known.weigh("c", t(30), CURRENT, None), Belief::New);
+        assert!(known.announce("a"));
+        assert!(matches!(known.weigh("a", t(10), CURRENT, None), Belief::Unsettled(Some(_))), "announced, and older");
+        assert_eq!(known.weigh("a", t(10), CURRENT, Some(&moved)), Belief::New);
     }
 
     #[test]

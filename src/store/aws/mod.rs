@@ -3,15 +3,16 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `client`, `api`, `credentials`, `judge` | requests over the SDK, region after region; keys masked; errors by code |
-//! | `gather`, `reader` | reads that begin together, as few requests as the policy allows |
+//! | `gather`, `reader`, `rotations` | reads that begin together, as few requests as the policy allows |
 //! | `lineage`, `known`, `id` | which version is to be believed; what is known of a secret; its names |
 //! | `value` | from a SecretString or SecretBinary to fields |
-//! | `events` | changes announced on an SQS queue |
+//! | `events`, `announcement` | changes announced on an SQS queue, and what they say |
 //! | `access`, `upkeep`, `saved` | what policy allows and needs; what watching costs; what the next start is to know |
 //!
 //! Nothing is repeated here but what expired credentials cost: retries are the caller's. The SDK's own are off.
 
 mod access;
+mod announcement;
 mod api;
 mod client;
 mod credentials;
@@ -22,6 +23,7 @@ mod judge;
 mod known;
 mod lineage;
 mod reader;
+mod rotations;
 mod saved;
 mod upkeep;
 mod value;

@@ -6,9 +6,9 @@
 //! | DescribeSecret, and GetSecretValue where the version is another | one alone; other labels; the batch is denied | one a secret |
 //! | GetSecretValue | DescribeSecret is denied; a first read | one a secret |
 //!
-//! What is denied is remembered. A few DescribeSecret beside the batches learn when AWS rotates next.
+//! What is denied is remembered. `rotations` asks a few DescribeSecret beside the batches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,7 +23,6 @@ use super::id::names;
 use super::judge::{self, Meaning};
 use super::known::Memory;
 use super::lineage::{Belief, CURRENT, LOOKS, Labels, Lineage, labelled};
-use crate::schedule;
 use crate::secret::Again;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -32,9 +31,7 @@ pub(super) const BATCH: usize = 20;
 /// Requests of one round under way at once.
 pub(super) const AT_ONCE: usize = 8;
 /// How long a denial is remembered.
-const DENIED_FOR: Duration = Duration::from_secs(6 * 3600);
-/// How long what DescribeSecret says of rotations is taken to stand, unless another version comes.
-pub(super) const DESCRIBED_FOR: Duration = Duration::from_secs(12 * 3600);
+pub(super) const DENIED_FOR: Duration = Duration::from_secs(6 * 3600);
 /// A first read takes what it can get after so many looks where DescribeSecret is denied, which alone could prove it.
 const LOOKS_WITHOUT_PROOF: u32 = 4;
 
@@ -82,7 +79,7 @@ impl Reader {
         let mut together: Vec<(Ask, Haves)> = Vec::new();
         let batch = !self.batch_denied();
         for (ask, haves) in members {
-            let fits = batch && ask.version.is_none() && ask.stage == CURRENT;
+            let fits = batch && ask.version.is_none() && ask.stage == CURRENT && !self.is_apart(&ask.id);
             if fits { &mut together } else { &mut singles }.push((ask, haves));
         }
         if together.len() < 2 {
@@ -119,6 +116,9 @@ impl Reader {
     fn note(&self, outcome: &Outcome) {
         let mut memory = self.memory();
         for (ask, found) in outcome {
+            if let (Ok(_), Some(known)) = (found, memory.secrets.get_mut(&ask.id)) {
+                known.apart = false;
+            }
             let readable = match found {
                 Ok(Found::Value(..)) => true,
                 Err(error) if error.kind == StoreErrorKind::Denied => false,
@@ -142,6 +142,15 @@ impl Reader {
                 let mut memory = self.memory();
                 memory.batch_denied = Some(self.now());
                 memory.changed = true;
+                return (outcome, batch);
+            }
+            Err(failed) if failed.meaning.is_some_and(Meaning::is_of_one_secret) => {
+                // One of them did that to all. Each that can be read alone is in a batch again.
+                tracing::debug!(store = %self.client.store, "reading a batch one by one: {}", failed.error);
+                let mut memory = self.memory();
+                for (ask, _) in &batch {
+                    memory.secrets.entry(ask.id.clone()).or_default().apart = true;
+                }
                 return (outcome, batch);
             }
             Err(failed) => {
@@ -221,15 +230,23 @@ impl Reader {
             // Older than what was in use, perhaps in an earlier life: the labels tell.
             belief = match self.describe(&ask.id).await {
                 Ok(labels) => self.weigh(ask, &got, Some(&labels)),
-                Err(_) if haves.contains(&None) && self.looks(ask) >= LOOKS_WITHOUT_PROOF => {
-                    tracing::warn!(store = %self.client.store, secret = %ask.id, version = %got.version,
-                        "taking a version that was in use before: no newer one comes, and DescribeSecret, which could tell, is not to be had");
-                    Belief::New
-                }
-                Err(_) => belief,
+                Err(failed) => self.unproved(ask, &got, haves, belief, &failed),
             };
         }
         self.found(ask, &got, &belief, haves)
+    }
+
+    /// What becomes of a version that was left where the labels are not to be had. What fails may be there at the next
+    /// look; what is denied will not, and a start cannot wait for it for ever.
+    fn unproved(&self, ask: &Ask, got: &Got, haves: &Haves, belief: Belief, failed: &Failed) -> Belief {
+        let denied = failed.meaning == Some(Meaning::Denied);
+        if !denied || !haves.contains(&None) || self.looks(ask) < LOOKS_WITHOUT_PROOF {
+            tracing::debug!(store = %self.client.store, "cannot prove that a label was moved back: {}", failed.error);
+            return belief;
+        }
+        tracing::warn!(store = %self.client.store, secret = %ask.id, version = %got.version,
+            "taking a version that was in use before: no newer one comes, and DescribeSecret, which could tell, is denied");
+        Belief::New
     }
 
     fn weigh(&self, ask: &Ask, got: &Got, labels: Option<&Labels>) -> Belief {
@@ -295,7 +312,7 @@ impl Reader {
         let now = self.now();
         let mut memory = self.memory();
         let known = memory.secrets.entry(id.to_owned()).or_default();
-        (known.described, known.describe_denied) = (Some(now), None);
+        (known.described, known.describe_denied, known.describe_failed) = (Some(now), None, None);
         known.next_rotation = described.next_rotation;
         known.kms_key = described.kms_key;
         if described.arn.is_some() {
@@ -313,33 +330,13 @@ impl Reader {
         Ok(described.labels)
     }
 
-    async fn learn_rotation(&self, id: String) {
-        if let Err(failed) = self.describe(&id).await {
-            tracing::debug!(store = %self.client.store, "cannot learn when it is rotated next: {}", failed.error);
-            let now = self.now();
-            self.memory().secrets.entry(id).or_default().described = Some(now);
-        }
-    }
-
-    /// The secrets of batches whose next rotation is not known, or was asked for long ago: a tenth of the batches.
-    fn to_describe(&self, together: &[(Ask, Haves)], batches: usize) -> Vec<String> {
-        let now = self.now();
-        let mut memory = self.memory();
-        let mut due = Vec::new();
-        for id in together.iter().map(|(ask, _)| &ask.id).collect::<BTreeSet<_>>() {
-            let known = memory.secrets.entry(id.clone()).or_default();
-            let old = known.described.is_none_or(|at| past(at, now, DESCRIBED_FOR));
-            if old && known.describe_denied.is_none_or(|at| past(at, now, DENIED_FOR)) {
-                due.push((known.described, id.clone()));
-            }
-        }
-        due.sort();
-        due.into_iter().take((batches / 10).max(1)).map(|(_, id)| id).collect()
-    }
-
     fn is_older(&self, ask: &Ask, got: &Got) -> bool {
         let memory = self.memory();
         memory.lineage(ask).is_some_and(|lineage| lineage.is_older(&got.version, got.created))
+    }
+
+    fn is_apart(&self, id: &str) -> bool {
+        self.memory().secrets.get(id).is_some_and(|known| known.apart)
     }
 
     fn looks(&self, ask: &Ask) -> u32 {
@@ -357,20 +354,13 @@ impl Reader {
         let memory = self.memory();
         memory.secrets.get(id).and_then(|known| known.describe_denied).is_some_and(|at| !past(at, now, DENIED_FOR))
     }
-
-    /// When to look again, because AWS is about to rotate it.
-    fn again(&self, id: &str) -> Again {
-        let now = self.now();
-        let next = self.memory().secrets.get(id).and_then(|known| known.next_rotation);
-        next.and_then(|date| schedule::around_rotation(date, now)).map_or(Again::Free, Again::After)
-    }
 }
 
 fn again(after: Option<Duration>) -> Again {
     after.map_or(Again::Free, Again::After)
 }
 
-fn past(at: Timestamp, now: Timestamp, by: Duration) -> bool {
+pub(super) fn past(at: Timestamp, now: Timestamp, by: Duration) -> bool {
     // A clock that was set back makes it old.
     Duration::try_from(now.duration_since(at)).map_or(true, |age| age >= by)
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::gather::Ask;
 use super::lineage::CURRENT;
-use super::reader::{BATCH, DESCRIBED_FOR, Reader};
+use super::reader::{BATCH, Reader};
+use super::rotations::DESCRIBED_FOR;
 use crate::store::Upkeep;
 
 /// US dollars a request to Secrets Manager.

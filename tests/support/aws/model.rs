@@ -28,6 +28,8 @@ pub struct Secret {
     /// What reads see, one after another and from the first again, instead of `labels`.
     pub read: Vec<Labels>,
     reads: usize,
+    /// What a region still sees, by its name, instead of all that.
+    pub lagging: BTreeMap<String, Labels>,
     /// Seconds since the epoch.
     pub next_rotation: Option<f64>,
     /// When it will be deleted.
@@ -75,9 +77,10 @@ impl Secret {
     }
 
     pub fn describe(&mut self, region: &str) -> Value {
-        let labels = match self.described.len() {
-            0 => &self.labels,
-            many => &self.described[self.describes % many],
+        let labels = match (self.lagging.get(region), self.described.len()) {
+            (Some(lagging), _) => lagging,
+            (None, 0) => &self.labels,
+            (None, many) => &self.described[self.describes % many],
         };
         self.describes += 1;
         let mut versions: Map<String, Value> = Map::new();
@@ -102,9 +105,10 @@ impl Secret {
             let message = "You can't perform this operation on the secret because it was marked for deletion.";
             return Err(failure("InvalidRequestException", message));
         }
-        let labels = match self.read.len() {
-            0 => &self.labels,
-            many => &self.read[self.reads % many],
+        let labels = match (self.lagging.get(region), self.read.len()) {
+            (Some(lagging), _) => lagging,
+            (None, 0) => &self.labels,
+            (None, many) => &self.read[self.reads % many],
         };
         self.reads += 1;
         let label = label.unwrap_or("AWSCURRENT");

@@ -40,7 +40,7 @@ pub enum Answer {
 }
 
 /// Which requests meet which answer, and how often. Of a batch, a rule with a secret and the operation GetSecretValue meets
-/// that secret alone.
+/// that secret alone, one with BatchGetSecretValue the whole batch that it is in.
 #[derive(Clone)]
 pub struct Rule {
     operation: Option<&'static str>,
@@ -96,7 +96,10 @@ impl Rule {
         self.left > 0
             && !inner
             && self.operation.map_or(!asked.operation.starts_with("sts:"), |wanted| wanted == operation)
-            && self.secret.as_ref().is_none_or(|wanted| secret.is_some_and(|secret| names(wanted, secret)))
+            && self.secret.as_ref().is_none_or(|wanted| match secret {
+                Some(secret) => names(wanted, secret),
+                None => asked.secrets.iter().any(|secret| names(wanted, secret)),
+            })
             && is(&self.region, &asked.region)
             && is(&self.access_key, &asked.access_key)
     }

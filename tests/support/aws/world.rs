@@ -12,7 +12,7 @@ pub const ACCESS_KEY: &str = "AKIDOFTHEAGENT";
 pub const SECRET_KEY: &str = "zQ7xv9/secret+key/of+the/agents/own==";
 
 /// The most that the agent waits between two reads of a store that fails.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The agent in its folder. One target `app` of one file, one child that takes the file up.
 pub struct World {
