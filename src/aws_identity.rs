@@ -19,6 +19,8 @@ use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials as _;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
@@ -29,6 +31,18 @@ pub const DEFAULT_REGION: &str = "us-east-1";
 
 /// Bound on a question to the chain: a process, STS and the metadata services may be asked in turn.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Codes of STS that stay until somebody changes something.
+const DENIALS: [&str; 6] = [
+    "AccessDenied",
+    "AccessDeniedException",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "InvalidIdentityToken",
+    "ValidationError",
+];
+/// How the request begins in AWS's words about a signature.
+const ECHO: &str = "The Canonical String";
 
 /// Credentials as they are now. No `Debug`.
 #[derive(Clone)]
@@ -182,6 +196,15 @@ impl Identity {
     }
 }
 
+/// What a chain gives.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn load(chain: &SharedCredentialsProvider) -> Result<aws_credential_types::Credentials, Error> {
+    let found = tokio::time::timeout(TIMEOUT, chain.provide_credentials()).await.map_err(|_elapsed| Error::Late)?;
+    found.map_err(|error| told(&error))
+}
+
 /// Why there are no credentials, where that is why a request of the SDK failed.
 pub fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
     let mut next = Some(error);
@@ -194,8 +217,36 @@ pub fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
     None
 }
 
+/// What STS says to one who would be another.
+fn of_sts(error: &CredentialsError) -> Option<Error> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let role = cause.downcast_ref::<AssumeRoleError>().map(|refused| ("AssumeRole", refused.meta()));
+        let web = cause.downcast_ref::<AssumeRoleWithWebIdentityError>();
+        let web = web.map(|refused| ("AssumeRoleWithWebIdentity", refused.meta()));
+        if let Some((operation, meta)) = role.or(web) {
+            let (code, text) = (meta.code().unwrap_or("no code"), line(meta.message().unwrap_or_default(), 400));
+            let denied = DENIALS.contains(&code);
+            let allow = "; allow it to whoever asks, in the role's trust policy too";
+            let allow = if code.starts_with("AccessDenied") { allow } else { "" };
+            return Some(Error::Failed {
+                why: format!("STS refuses {operation} ({code}: {text}){allow}"),
+                passing: !denied,
+            });
+        }
+        next = cause.source();
+    }
+    None
+}
+
 /// The SDK's error in one line. Its innermost causes say the most.
 fn told(error: &CredentialsError) -> Error {
+    if let Some(known) = error.source().and_then(|cause| cause.downcast_ref::<Error>()) {
+        return known.clone();
+    }
+    if let Some(refused) = of_sts(error) {
+        return refused;
+    }
     let mut why = String::new();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -233,8 +284,10 @@ fn tried(why: &str) -> String {
     if links.is_empty() { line(why, 400) } else { links.join(", ") }
 }
 
-/// What AWS or its SDK says, on one line of at most so many characters.
+/// What AWS or its SDK says, on one line of at most so many characters. Where AWS does not take a signature, it goes on with
+/// what should have been signed: headers, the session token among them. That is left out.
 pub fn line(text: &str, longest: usize) -> String {
+    let text = text.split(ECHO).next().unwrap_or_default();
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(longest).collect();
     if text.chars().count() > longest {
         line.push('…');
