@@ -6,6 +6,8 @@
 //!
 //! Nothing is opened, asked or allocated before the first question; files are read anew at each.
 
+mod proxy;
+
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -13,7 +15,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::provider_config::ProviderConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials as _;
@@ -21,6 +24,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
@@ -181,19 +185,45 @@ impl Identity {
                 loader = loader.region(Region::new(region.clone()));
             }
         }
-        let config = loader.load().await;
+        let mut config = loader.load().await;
+        if let Some(profile) = profile {
+            // By itself: the chain would take the keys of the environment first.
+            let providing =
+                ProviderConfig::without_region().with_http_client(self.http()).with_region(config.region().cloned());
+            let provider =
+                ProfileFileCredentialsProvider::builder().configure(&providing).profile_name(profile).build();
+            config = config.into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build();
+        }
         let Some(role) = role else { return config };
         let role = AssumeRoleProvider::builder(role).session_name("leasehold").configure(&config).build().await;
         config.into_builder().credentials_provider(SharedCredentialsProvider::new(role)).build()
     }
 
     fn loader(&self) -> ConfigLoader {
-        // With rustls on ring; it trusts whom the system trusts, and loads that when it first connects.
-        let http = self.http.get_or_init(|| {
-            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
-        });
-        aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone())
+        aws_config::defaults(BehaviorVersion::latest()).http_client(self.http())
     }
+
+    fn http(&self) -> SharedHttpClient {
+        self.http.get_or_init(client).clone()
+    }
+}
+
+/// With rustls on ring; it trusts whom the system trusts, and loads that when it first connects.
+fn client() -> SharedHttpClient {
+    let proxy = proxy::of(|name| std::env::var(name).ok()).unwrap_or_else(|wrong| {
+        tracing::warn!("{wrong}");
+        None
+    });
+    let tls = Provider::Rustls(CryptoMode::Ring);
+    let Some(proxy) = proxy else { return aws_smithy_http_client::Builder::new().tls_provider(tls).build_https() };
+    aws_smithy_http_client::Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder().proxy_config(proxy.clone());
+        connector.set_connector_settings(settings.cloned());
+        if let Some(components) = components {
+            connector.set_sleep_impl(components.sleep_impl());
+        }
+        connector.tls_provider(tls.clone()).build()
+    })
 }
 
 /// What a chain gives.
