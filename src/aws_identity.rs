@@ -6,6 +6,8 @@
 //!
 //! Nothing is opened, asked or allocated before the first question; files are read anew at each.
 
+mod proxy;
+
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -13,12 +15,16 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::provider_config::ProviderConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials as _;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
@@ -29,6 +35,18 @@ pub const DEFAULT_REGION: &str = "us-east-1";
 
 /// Bound on a question to the chain: a process, STS and the metadata services may be asked in turn.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Codes of STS that stay until somebody changes something.
+const DENIALS: [&str; 6] = [
+    "AccessDenied",
+    "AccessDeniedException",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "InvalidIdentityToken",
+    "ValidationError",
+];
+/// How the request begins in AWS's words about a signature.
+const ECHO: &str = "The Canonical String";
 
 /// Credentials as they are now. No `Debug`.
 #[derive(Clone)]
@@ -167,19 +185,54 @@ impl Identity {
                 loader = loader.region(Region::new(region.clone()));
             }
         }
-        let config = loader.load().await;
+        let mut config = loader.load().await;
+        if let Some(profile) = profile {
+            // By itself: the chain would take the keys of the environment first.
+            let providing =
+                ProviderConfig::without_region().with_http_client(self.http()).with_region(config.region().cloned());
+            let provider =
+                ProfileFileCredentialsProvider::builder().configure(&providing).profile_name(profile).build();
+            config = config.into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build();
+        }
         let Some(role) = role else { return config };
         let role = AssumeRoleProvider::builder(role).session_name("leasehold").configure(&config).build().await;
         config.into_builder().credentials_provider(SharedCredentialsProvider::new(role)).build()
     }
 
     fn loader(&self) -> ConfigLoader {
-        // With rustls on ring; it trusts whom the system trusts, and loads that when it first connects.
-        let http = self.http.get_or_init(|| {
-            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
-        });
-        aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone())
+        aws_config::defaults(BehaviorVersion::latest()).http_client(self.http())
     }
+
+    fn http(&self) -> SharedHttpClient {
+        self.http.get_or_init(client).clone()
+    }
+}
+
+/// With rustls on ring; it trusts whom the system trusts, and loads that when it first connects.
+fn client() -> SharedHttpClient {
+    let proxy = proxy::of(|name| std::env::var(name).ok()).unwrap_or_else(|wrong| {
+        tracing::warn!("{wrong}");
+        None
+    });
+    let tls = Provider::Rustls(CryptoMode::Ring);
+    let Some(proxy) = proxy else { return aws_smithy_http_client::Builder::new().tls_provider(tls).build_https() };
+    aws_smithy_http_client::Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder().proxy_config(proxy.clone());
+        connector.set_connector_settings(settings.cloned());
+        if let Some(components) = components {
+            connector.set_sleep_impl(components.sleep_impl());
+        }
+        connector.tls_provider(tls.clone()).build()
+    })
+}
+
+/// What a chain gives.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn load(chain: &SharedCredentialsProvider) -> Result<aws_credential_types::Credentials, Error> {
+    let found = tokio::time::timeout(TIMEOUT, chain.provide_credentials()).await.map_err(|_elapsed| Error::Late)?;
+    found.map_err(|error| told(&error))
 }
 
 /// Why there are no credentials, where that is why a request of the SDK failed.
@@ -194,8 +247,36 @@ pub fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
     None
 }
 
+/// What STS says to one who would be another.
+fn of_sts(error: &CredentialsError) -> Option<Error> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let role = cause.downcast_ref::<AssumeRoleError>().map(|refused| ("AssumeRole", refused.meta()));
+        let web = cause.downcast_ref::<AssumeRoleWithWebIdentityError>();
+        let web = web.map(|refused| ("AssumeRoleWithWebIdentity", refused.meta()));
+        if let Some((operation, meta)) = role.or(web) {
+            let (code, text) = (meta.code().unwrap_or("no code"), line(meta.message().unwrap_or_default(), 400));
+            let denied = DENIALS.contains(&code);
+            let allow = "; allow it to whoever asks, in the role's trust policy too";
+            let allow = if code.starts_with("AccessDenied") { allow } else { "" };
+            return Some(Error::Failed {
+                why: format!("STS refuses {operation} ({code}: {text}){allow}"),
+                passing: !denied,
+            });
+        }
+        next = cause.source();
+    }
+    None
+}
+
 /// The SDK's error in one line. Its innermost causes say the most.
 fn told(error: &CredentialsError) -> Error {
+    if let Some(known) = error.source().and_then(|cause| cause.downcast_ref::<Error>()) {
+        return known.clone();
+    }
+    if let Some(refused) = of_sts(error) {
+        return refused;
+    }
     let mut why = String::new();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -233,8 +314,10 @@ fn tried(why: &str) -> String {
     if links.is_empty() { line(why, 400) } else { links.join(", ") }
 }
 
-/// What AWS or its SDK says, on one line of at most so many characters.
+/// What AWS or its SDK says, on one line of at most so many characters. Where AWS does not take a signature, it goes on with
+/// what should have been signed: headers, the session token among them. That is left out.
 pub fn line(text: &str, longest: usize) -> String {
+    let text = text.split(ECHO).next().unwrap_or_default();
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(longest).collect();
     if text.chars().count() > longest {
         line.push('…');

@@ -8,11 +8,19 @@ use crate::secret::SecretBytes;
 /// Shorter values are no credentials, and would blind the logs (`8080`, `info`), except where only credentials stand.
 const SHORTEST: usize = 8;
 
+/// What AWS's chain finds credentials by, beside the keys themselves: the agent's own where a store or a login is AWS's.
+const AWS_CHAIN: [&str; 4] = [
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+];
+
 /// What a config holds that is not for every eye.
 #[derive(Default)]
 pub struct Confidential {
-    /// Names of the variables expanded under a store's `auth`, except into the path of a file (`${HOME}/token`): the
-    /// agent's own credentials. Sorted, each once.
+    /// Names of the variables expanded under a store's `auth`, except into the path of a file (`${HOME}/token`), and of
+    /// those by which AWS's chain finds credentials, where it is asked: the agent's own. Sorted, each once.
     pub auth_variables: Vec<String>,
     /// Values that may be credentials, to be masked wherever they turn up: tokens of stores, and what variables brought
     /// into headers, bodies, environments, arguments, and the path or query of a URL.
@@ -56,7 +64,15 @@ fn walk<'a>(node: &'a Rc<Node>, path: &mut Vec<&'a str>, found: &mut Confidentia
             items.iter().for_each(|item| walk(item, path, found));
             path.pop();
         }
-        Content::Scalar(scalar) => take(scalar, holds(path), found),
+        Content::Scalar(scalar) => {
+            take(scalar, holds(path), found);
+            if matches!(
+                (path.as_slice(), &*scalar.text),
+                (["stores", _, "type"], "aws-secrets-manager") | (["stores", _, "auth", "type"], "aws")
+            ) {
+                found.auth_variables.extend(AWS_CHAIN.map(str::to_owned));
+            }
+        }
         Content::Broken => {}
     }
 }
@@ -120,6 +136,14 @@ mod tests {
         let found = of(&root.unwrap());
         let values = found.values.iter().map(|v| v.expose_str().unwrap().to_owned()).collect();
         (found.auth_variables, values)
+    }
+
+    #[test]
+    fn what_awss_chain_finds_credentials_by_is_the_agents_own_where_it_is_asked() {
+        let aws = found("stores: {a: {type: aws-secrets-manager}}").0;
+        assert!(AWS_CHAIN.iter().all(|name| aws.iter().any(|found| found == name)), "{aws:?}");
+        assert_eq!(found("stores: {a: {type: vault, auth: {type: aws}}}").0, aws);
+        assert!(found("stores: {a: {type: vault, auth: {type: token}}, b: {type: file, path: aws}}").0.is_empty());
     }
 
     #[test]

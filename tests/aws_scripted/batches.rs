@@ -6,6 +6,12 @@ use crate::aws::scripted::{Answer, DENIED, on};
 use crate::aws::world::{Setup, World};
 use crate::{many, put, server};
 
+/// What AWS says where kms:Decrypt is missing.
+const SEALED: [(&str, &str); 2] = [
+    ("AccessDeniedException", "Access to KMS is not allowed"),
+    ("DecryptionFailure", "Secrets Manager can't decrypt the protected secret text using the provided KMS key."),
+];
+
 #[test]
 fn of_a_batch_those_that_fail_fail_alone() {
     let server = server();
@@ -139,12 +145,39 @@ fn what_is_denied_later_is_told_and_never_rendered_away() {
 
 #[test]
 fn a_denied_key_of_kms_is_told_apart() {
-    let server = server();
-    let mut world = World::started(&server.address(), &Setup::one("app"));
-    server.rule(on("GetSecretValue", Answer::Error("DecryptionFailure", "can't decrypt")));
-    put(&server, "app", "of-2");
-    world.failing("app", &["app", "kms"]);
-    assert_eq!((world.serving(), world.starts()), (vec!["of-1".to_owned()], 1));
-    server.clear();
-    world.serves(&["of-2"]);
+    for (code, text) in SEALED {
+        let server = server();
+        let mut world = World::started(&server.address(), &Setup::one("app"));
+        server.rule(on("GetSecretValue", Answer::Error(code, text)));
+        put(&server, "app", "of-2");
+        let told = world.failing("app", &["app", "allow this identity kms:Decrypt on its key"]);
+        assert!(!told.contains("denies GetSecretValue"), "{told}");
+        assert_eq!((world.serving(), world.starts()), (vec!["of-1".to_owned()], 1));
+        let (code, out, err) = world.agent.call(&["check"]);
+        let all = format!("{out}{err}");
+        assert_eq!(code, 77, "{all}");
+        assert!(all.contains("kms:Decrypt on the key of app: "), "{all}");
+        assert!(!all.contains("secretsmanager:GetSecretValue on app: "), "{all}");
+        server.clear();
+        world.serves(&["of-2"]);
+    }
+}
+
+#[test]
+fn a_batch_that_a_key_of_kms_fails_is_no_denied_batch() {
+    for (code, text) in SEALED {
+        let server = server();
+        ["a", "b"].iter().for_each(|id| drop(put(&server, id, "of-1")));
+        let mut world = World::started(&server.address(), &many(&["a", "b"]));
+        let sealed = Answer::Error(code, text);
+        server.rule(on("GetSecretValue", sealed.clone()).secret("a"));
+        server.rule(on("BatchGetSecretValue", sealed));
+        ["a", "b"].iter().for_each(|id| drop(put(&server, id, "of-2")));
+        world.failing("a", &["kms:Decrypt"]);
+        world.well("b");
+        server.forget();
+        server.clear();
+        world.serves(&["of-2", "of-2"]);
+        world.agent.wait("batches go on", |_| (server.count("BatchGetSecretValue") > 1).then_some(()));
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::aws::scripted::{ASSUMED, EXPIRED, Scripted, every};
+use crate::aws::scripted::{ASSUMED, Answer, DENIED, EXPIRED, Scripted, every, on};
 use crate::aws::world::{SECRET_KEY, Setup, World};
 use crate::{put, server};
 
@@ -98,6 +98,34 @@ fn who_it_is_is_asked_once_and_logged_once() {
     let log = world.agent.log();
     assert_eq!(log.matches("acting as").count(), 1, "{log}");
     assert!(log.contains("arn:aws:iam::123456789012:user/app"), "{log}");
+    assert_eq!(server.count("sts:GetCallerIdentity"), 1);
+}
+
+#[test]
+fn who_was_denied_is_told_too_as_soon_as_sts_answers() {
+    let server = server();
+    server.rule(every(DENIED));
+    server.rule(on("sts:GetCallerIdentity", Answer::Raw(503, "")).times(2));
+    let mut world = World::new(&server.address(), &Setup::one("app"));
+    world.agent.start();
+    world.agent.wait("it is logged", |a| a.log().contains("acting as").then_some(()));
+    let asked = server.asked();
+    let of_sts: Vec<_> = asked.iter().filter(|a| a.operation == "sts:GetCallerIdentity").collect();
+    assert_eq!(of_sts.len(), 3, "{asked:#?}");
+    assert!(of_sts.iter().all(|a| a.region == "us-west-2"), "{asked:#?}");
+    assert!(asked.iter().filter(|a| !a.operation.starts_with("sts:")).all(|a| !a.outcome.is_empty()), "{asked:#?}");
+}
+
+#[test]
+fn an_identity_that_sts_denies_is_told_once_and_not_asked_for_again() {
+    let server = server();
+    const DENIED: &str = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
+        <Code>AccessDenied</Code><Message>explicit deny</Message></Error><RequestId>1</RequestId></ErrorResponse>";
+    server.rule(on("sts:GetCallerIdentity", Answer::Raw(403, DENIED)));
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    world.agent.wait("it is told", |a| a.log().contains("stays unknown").then_some(()));
+    world.read_again("app", 4);
+    assert_eq!(world.agent.log().matches("stays unknown").count(), 1);
     assert_eq!(server.count("sts:GetCallerIdentity"), 1);
 }
 

@@ -7,9 +7,11 @@ mod agent;
 mod aws;
 
 mod batches;
+mod chain;
 mod consistency;
 mod credentials;
 mod outages;
+mod proxies;
 mod throttling;
 
 use aws::scripted::Scripted;

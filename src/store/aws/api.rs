@@ -37,6 +37,8 @@ pub(super) struct Described {
     pub arn: Option<String>,
     pub name: Option<String>,
     pub kms_key: Option<String>,
+    /// Replicas' keys, by region.
+    pub replicas: BTreeMap<String, Option<String>>,
     pub labels: Labels,
     /// Only while rotation is on.
     pub next_rotation: Option<Timestamp>,
@@ -91,10 +93,12 @@ impl Client {
         });
         let (primary, answer) = answer.await?;
         let rotates = answer.rotation_enabled == Some(true);
+        let replicas = answer.replication_status.unwrap_or_default().into_iter();
         Ok(Described {
             arn: answer.arn,
             name: answer.name,
             kms_key: answer.kms_key_id,
+            replicas: replicas.filter_map(|replica| Some((replica.region?, replica.kms_key_id))).collect(),
             labels: Labels { of: answer.version_ids_to_stages.unwrap_or_default().into_iter().collect(), primary },
             next_rotation: answer.next_rotation_date.filter(|_| rotates).and_then(time),
             deleted: answer.deleted_date.and_then(time),

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use aws_config::identity::IdentityCache;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{Region, SdkConfig};
 use aws_sdk_secretsmanager::config::retry::RetryConfig;
 
-use super::credentials::Learning;
+use super::credentials::{Learning, Masked};
+use super::identity::Asking;
 use super::judge::{self, Meaning, Refusal};
 use crate::config::model::{AwsStore as Config, Limits, StoreName};
 use crate::store::gate::Gate;
-use crate::store::{Known, Senses, StoreError, StoreErrorKind};
+use crate::store::{Senses, StoreError, StoreErrorKind};
 
 /// Far below the quotas of an account (BatchGetSecretValue: 100 a second), which a whole fleet shares.
 const LIMITS: Limits = Limits { in_flight: 8, per_second: 100 };
@@ -29,6 +31,7 @@ pub(super) struct Place {
 pub(super) struct Connection {
     pub places: Vec<Place>,
     pub sdk: SdkConfig,
+    credentials: Option<Learning>,
 }
 
 /// The store's side of the API.
@@ -39,9 +42,9 @@ pub(super) struct Client {
     connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
     gates: Mutex<BTreeMap<String, Arc<Gate>>>,
     calls: Mutex<BTreeMap<&'static str, u64>>,
-    pub identity: Arc<OnceLock<String>>,
-    /// Keys and session tokens that no log may show.
-    known: Arc<Mutex<Vec<Known>>>,
+    pub identity: OnceLock<String>,
+    pub asking: Asking,
+    masked: Masked,
 }
 
 impl Client {
@@ -53,13 +56,27 @@ impl Client {
             connection: tokio::sync::Mutex::default(),
             gates: Mutex::default(),
             calls: Mutex::default(),
-            identity: Arc::default(),
-            known: Arc::default(),
+            identity: OnceLock::new(),
+            asking: Asking::default(),
+            masked: Masked::default(),
+        }
+    }
+
+    /// A connection whose credentials are there: that they are loaded counts for no request's time.
+    pub async fn connection(&self, what: &str) -> Result<Arc<Connection>, StoreError> {
+        let connection = self.opened().await?;
+        let Some(credentials) = &connection.credentials else { return Ok(connection) };
+        match credentials.ready().await {
+            Ok(()) => Ok(connection),
+            Err(why) => {
+                let region = connection.places.first().map_or("", |place| place.region.as_str());
+                Err(judge::error(&self.store, region, "", what, &Refusal::nobody(&why)))
+            }
         }
     }
 
     /// Opens nothing: the first request does.
-    pub async fn connection(&self) -> Result<Arc<Connection>, StoreError> {
+    pub async fn opened(&self) -> Result<Arc<Connection>, StoreError> {
         let mut held = self.connection.lock().await;
         if let Some(connection) = &*held {
             return Ok(Arc::clone(connection));
@@ -79,10 +96,10 @@ impl Client {
             return Err(self.error("", StoreErrorKind::Denied, text));
         };
         let mut builder = sdk.to_builder();
-        if let Some(provider) = sdk.credentials_provider() {
-            let learning = Learning::new(provider, Arc::clone(&self.senses.learn), Arc::clone(&self.known));
-            builder.set_credentials_provider(Some(learning.shared()));
-        }
+        let credentials =
+            sdk.credentials_provider().map(|chain| Learning::new(chain, &self.senses, Arc::clone(&self.masked)));
+        builder.set_credentials_provider(credentials.as_ref().map(Learning::shared));
+        builder.set_identity_cache(Some(IdentityCache::no_cache()));
         builder.set_retry_config(Some(RetryConfig::disabled()));
         let timeouts = TimeoutConfig::builder().connect_timeout(config.timeout).operation_timeout(config.timeout);
         builder.set_timeout_config(Some(timeouts.build()));
@@ -90,7 +107,7 @@ impl Client {
         let mut regions = vec![region];
         regions.extend(config.regions.iter().filter(|region| Some(region.as_str()) != first).cloned());
         let places = regions.into_iter().map(|region| self.place(&sdk, region)).collect();
-        Ok(Connection { places, sdk })
+        Ok(Connection { places, sdk, credentials })
     }
 
     fn place(&self, sdk: &SdkConfig, region: String) -> Place {
@@ -117,12 +134,12 @@ impl Client {
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let connection = self.connection().await.map_err(|error| Failed::of(error, None))?;
+        let connection = self.connection(what).await.map_err(|error| Failed::of(error, None))?;
         let first = self.ask_places(operation, what, &connection, &send).await;
         let Err(Failed { meaning: Some(Meaning::Expired), .. }) = &first else { return first };
         tracing::info!(store = %self.store, "the AWS credentials are no longer taken: loading them anew");
         self.forget(&connection).await;
-        let connection = self.connection().await.map_err(|error| Failed::of(error, None))?;
+        let connection = self.connection(what).await.map_err(|error| Failed::of(error, None))?;
         self.ask_places(operation, what, &connection, &send).await
     }
 
@@ -216,30 +233,6 @@ impl Client {
     pub fn error(&self, what: &str, kind: StoreErrorKind, text: impl std::fmt::Display) -> StoreError {
         let at = if what.is_empty() { String::new() } else { format!(", {what}") };
         StoreError { kind, message: format!("store {}{at}: {text}", self.store), retry_after: None }
-    }
-
-    /// Who this is, once a request was answered: asked of STS in the background, once, and logged. Falling through to
-    /// the node's role would be silent otherwise.
-    pub async fn learn_identity(&self) -> Result<String, StoreError> {
-        if let Some(known) = self.identity.get() {
-            return Ok(known.clone());
-        }
-        let connection = self.connection().await?;
-        self.count("GetCallerIdentity");
-        let asked = aws_sdk_sts::Client::new(&connection.sdk).get_caller_identity().send().await;
-        let refusal = match asked {
-            Ok(answer) => match answer.arn {
-                Some(arn) => {
-                    tracing::info!(store = %self.store, identity = %arn, "acting as this AWS identity");
-                    return Ok(self.identity.get_or_init(|| arn).clone());
-                }
-                None => {
-                    Refusal { meaning: Meaning::Down, code: String::new(), text: "no ARN".into(), retry_after: None }
-                }
-            },
-            Err(error) => judge::refusal(error),
-        };
-        Err(judge::error(&self.store, "its region", "GetCallerIdentity", "the identity", &refusal))
     }
 }
 

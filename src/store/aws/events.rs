@@ -14,6 +14,7 @@ use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use super::announcement::{self, Event};
 use super::client::Connection;
 use super::judge::{self, Meaning};
+use super::policy::partition;
 use super::reader::Reader;
 use crate::schedule::Backoff;
 use crate::store::{Changed, StoreError};
@@ -105,7 +106,7 @@ impl Queue {
 
     /// Takes what is there.
     async fn receive(&self, reader: &Reader) -> Result<Received, StoreError> {
-        let connection = reader.client.connection().await?;
+        let connection = reader.client.connection(&self.url).await?;
         let client = self.client(reader, &connection);
         reader.client.count("ReceiveMessage");
         let request =
@@ -144,7 +145,7 @@ impl Queue {
         let entries = handles.into_iter().enumerate().filter_map(|(n, handle)| {
             DeleteMessageBatchRequestEntry::builder().id(n.to_string()).receipt_handle(handle).build().ok()
         });
-        let Ok(connection) = reader.client.connection().await else { return };
+        let Ok(connection) = reader.client.connection(&self.url).await else { return };
         let client = self.client(reader, &connection);
         reader.client.count("DeleteMessageBatch");
         let request = client.delete_message_batch().queue_url(&self.url).set_entries(Some(entries.collect()));
@@ -177,11 +178,12 @@ impl Queue {
         backoff.fail((reader.client.senses.dice)(), error.retry_after)
     }
 
-    /// The queue's ARN, as far as its URL tells.
-    pub fn arn(&self) -> String {
+    /// The queue's ARN, as far as its URL tells; of the store's region where that names none.
+    pub fn arn(&self, store: &str) -> String {
         let mut path = origin(&self.url).map(|end| &self.url[end..]).unwrap_or_default().split('/').skip(1);
         let (account, name) = (path.next().unwrap_or("*"), path.next().unwrap_or("*"));
-        format!("arn:aws:sqs:{}:{account}:{name}", region(&self.url).unwrap_or("*"))
+        let region = region(&self.url).unwrap_or(store);
+        format!("arn:{}:sqs:{region}:{account}:{name}", partition(region))
     }
 }
 
@@ -230,10 +232,11 @@ mod tests {
             ("https://sqs.us-west-2.amazonaws.com/123/q", Some("us-west-2"), "arn:aws:sqs:us-west-2:123:q"),
             ("https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/123/q", Some("eu-west-1"), "arn:aws:sqs:eu-west-1:123:q"),
             ("https://eu-west-1.queue.amazonaws.com/123/q", Some("eu-west-1"), "arn:aws:sqs:eu-west-1:123:q"),
-            ("http://127.0.0.1:5000/123/q", None, "arn:aws:sqs:*:123:q"),
-            ("http://localhost", None, "arn:aws:sqs:*:*:*"),
+            ("https://sqs.cn-north-1.amazonaws.com.cn/123/q", Some("cn-north-1"), "arn:aws-cn:sqs:cn-north-1:123:q"),
+            ("http://127.0.0.1:5000/123/q", None, "arn:aws:sqs:eu-north-1:123:q"),
+            ("http://localhost", None, "arn:aws:sqs:eu-north-1:*:*"),
         ] {
-            assert_eq!((region(url), Queue::new(url.into()).arn().as_str()), (of, arn), "{url}");
+            assert_eq!((region(url), Queue::new(url.into()).arn("eu-north-1").as_str()), (of, arn), "{url}");
         }
     }
 }

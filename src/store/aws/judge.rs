@@ -27,6 +27,8 @@ pub(super) enum Meaning {
     },
     /// Policy denies it.
     Denied,
+    /// A 403 that nobody at AWS is known to give, of what stands in between perhaps: it says nothing of the policy.
+    Barred,
     /// No such secret, version or label.
     Missing,
     /// It is scheduled for deletion.
@@ -60,24 +62,26 @@ impl Refusal {
     pub fn of_code(code: &str, text: &str) -> Self {
         Self { meaning: meaning(code, text, None), code: code.to_owned(), text: line(text, LONGEST), retry_after: None }
     }
+
+    /// Nothing was asked, for want of credentials.
+    pub fn nobody(why: &aws_identity::Error) -> Self {
+        let meaning = Meaning::Nobody { passing: why.passes() };
+        Self { meaning, code: String::new(), text: why.to_string(), retry_after: None }
+    }
 }
 
 /// By code (<https://docs.aws.amazon.com/secretsmanager/latest/apireference/CommonErrors.html> and each operation's page);
 /// by status only where there is no code that is known.
 fn meaning(code: &str, text: &str, status: Option<u16>) -> Meaning {
     match code {
-        "ThrottlingException"
-        | "Throttling"
-        | "ThrottledException"
-        | "TooManyRequestsException"
-        | "RequestThrottled"
-        | "RequestThrottledException"
+        "TooManyRequestsException"
         | "RequestLimitExceeded"
         | "LimitExceededException"
         | "SlowDown"
         | "BandwidthLimitExceeded"
         | "PriorRequestNotComplete"
         | "ProvisionedThroughputExceededException" => Meaning::Throttled,
+        code if code.contains("Throttl") => Meaning::Throttled,
         "ExpiredToken"
         | "ExpiredTokenException"
         | "RequestExpired"
@@ -87,6 +91,7 @@ fn meaning(code: &str, text: &str, status: Option<u16>) -> Meaning {
         | "SignatureDoesNotMatch"
         | "InvalidToken"
         | "TokenRefreshRequired" => Meaning::Expired,
+        "AccessDenied" | "AccessDeniedException" if of_kms(text) => Meaning::Undecipherable,
         "AccessDenied"
         | "AccessDeniedException"
         | "NotAuthorized"
@@ -110,10 +115,16 @@ fn meaning(code: &str, text: &str, status: Option<u16>) -> Meaning {
         _ => match status {
             Some(429) => Meaning::Throttled,
             Some(500..) | None => Meaning::Down,
-            Some(403) => Meaning::Denied,
+            Some(403) => Meaning::Barred,
             Some(_) => Meaning::Bad,
         },
     }
+}
+
+/// Whether it is the key that is denied and not the secret: "Access to KMS is not allowed", which AWS says under the code
+/// of a denial, or IAM's own words about an action of KMS.
+fn of_kms(text: &str) -> bool {
+    text.contains("Access to KMS") || text.contains("perform: kms:")
 }
 
 /// What the SDK's error says.
@@ -122,8 +133,7 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     if let Some(why) = aws_identity::behind(&error) {
-        let meaning = Meaning::Nobody { passing: why.passes() };
-        return Refusal { meaning, code: String::new(), text: why.to_string(), retry_after: None };
+        return Refusal::nobody(&why);
     }
     let response = error.raw_response();
     let status = response.map(|response| response.status().as_u16());
@@ -170,6 +180,11 @@ pub(super) fn error(store: &str, region: &str, operation: &str, what: &str, refu
             format!("denies {operation}"),
             "allow it to this identity (`agent check` prints the policy), in the secret's resource policy too",
         ),
+        Meaning::Barred => (
+            Denied,
+            format!("or what stands before it refuses {operation}"),
+            "look at proxies and firewalls on the way, and at endpoint_url",
+        ),
         Meaning::Missing => {
             (Missing, "has no such secret or version".to_owned(), "mend id, stage or version_id, or create it")
         }
@@ -181,7 +196,8 @@ pub(super) fn error(store: &str, region: &str, operation: &str, what: &str, refu
         Meaning::Undecipherable => (
             Denied,
             "cannot decrypt it".to_owned(),
-            "allow kms:Decrypt on its key, and look whether the key is enabled",
+            "allow this identity kms:Decrypt on its key (`agent check` prints the policy), in the key's policy too, and look \
+             whether the key is enabled",
         ),
         Meaning::Bad => (Missing, "refuses the request".to_owned(), "mend id, stage or version_id"),
     };
@@ -212,7 +228,11 @@ mod tests {
     fn the_code_decides_and_not_the_status() {
         for (code, text, status, wanted) in [
             ("ThrottlingException", "", Some(400), Meaning::Throttled),
+            ("SomethingThrottledException", "", Some(400), Meaning::Throttled),
+            ("RequestThrottled", "", Some(403), Meaning::Throttled),
             ("ExpiredTokenException", "", Some(400), Meaning::Expired),
+            ("", "", Some(403), Meaning::Barred),
+            ("SomethingNew", "", Some(403), Meaning::Barred),
             ("AccessDeniedException", "", Some(400), Meaning::Denied),
             ("ResourceNotFoundException", "", Some(400), Meaning::Missing),
             ("ResourceNotFoundException", "", Some(404), Meaning::Missing),
@@ -224,6 +244,19 @@ mod tests {
             ),
             ("InvalidRequestException", "You can't.", Some(400), Meaning::Bad),
             ("DecryptionFailure", "", Some(400), Meaning::Undecipherable),
+            ("AccessDeniedException", "Access to KMS is not allowed", Some(400), Meaning::Undecipherable),
+            (
+                "AccessDeniedException",
+                "User: arn:aws:sts::1:assumed-role/a/b is not authorized to perform: kms:Decrypt on the resource",
+                Some(400),
+                Meaning::Undecipherable,
+            ),
+            (
+                "AccessDeniedException",
+                "User: arn:aws:iam::1:user/KMS is not authorized to perform: secretsmanager:GetSecretValue",
+                Some(400),
+                Meaning::Denied,
+            ),
             ("InternalServiceError", "", Some(500), Meaning::Down),
             ("SomethingNew", "", Some(503), Meaning::Down),
             ("SomethingNew", "", Some(429), Meaning::Throttled),
@@ -245,5 +278,15 @@ mod tests {
              arn:aws:iam::1:user/x is not authorized); allow it to this identity (`agent check` prints the policy), in the \
              secret's resource policy too"
         );
+    }
+
+    #[test]
+    fn what_a_refused_signature_echoes_of_the_request_is_not_told() {
+        let text = "The request signature we calculated does not match the signature you provided.\n\nThe Canonical String \
+                    for this request should have been\n'POST\n/\n\nx-amz-security-token:zQ7xv9session\n'";
+        let refusal = Refusal::of_code("InvalidSignatureException", text);
+        assert_eq!(refusal.meaning, Meaning::Expired);
+        let told = error("aws", "eu-west-1", "GetSecretValue", "app", &refusal).message;
+        assert!(told.contains("does not match") && !told.contains("zQ7xv9session"), "{told}");
     }
 }

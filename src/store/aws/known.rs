@@ -15,6 +15,8 @@ pub(super) struct Known {
     pub name: Option<String>,
     /// Its own key, where it is not the account's default one.
     pub kms_key: Option<String>,
+    /// Its replicas' keys, by region.
+    pub replicas: BTreeMap<String, Option<String>>,
     pub next_rotation: Option<Timestamp>,
     pub described: Option<Timestamp>,
     pub describe_denied: Option<Timestamp>,
@@ -38,6 +40,15 @@ pub(super) struct Memory {
     pub changed: bool,
     /// Moves with every round that changed something.
     pub revision: u64,
+}
+
+impl Known {
+    /// The keys by region; None is the account's default one there.
+    pub fn keys(&self) -> BTreeMap<String, Option<String>> {
+        let own = self.arn.as_deref().and_then(|arn| arn.split(':').nth(3));
+        let own = own.map(|region| (region.to_owned(), self.kms_key.clone()));
+        self.replicas.clone().into_iter().chain(own).collect()
+    }
 }
 
 impl Ask {

@@ -2,12 +2,13 @@
 //!
 //! | file | what it does |
 //! | --- | --- |
-//! | `client`, `api`, `credentials`, `judge` | requests over the SDK, region after region; keys masked; errors by code |
+//! | `client`, `api`, `judge` | requests over the SDK, region after region; errors by code |
+//! | `credentials`, `identity` | keys loaded beforehand, kept and masked; whose they are |
 //! | `gather`, `reader`, `rotations` | reads that begin together, as few requests as the policy allows |
 //! | `lineage`, `known`, `id` | which version is to be believed; what is known of a secret; its names |
 //! | `value` | from a SecretString or SecretBinary to fields |
 //! | `events`, `announcement` | changes announced on an SQS queue, and what they say |
-//! | `access`, `upkeep`, `saved` | what policy allows and needs; what watching costs; what the next start is to know |
+//! | `access`, `policy`, `upkeep`, `saved` | what policy allows and needs; what watching costs; what the next start is to know |
 //!
 //! Nothing is repeated here but what expired credentials cost: retries are the caller's. The SDK's own are off.
 
@@ -19,9 +20,11 @@ mod credentials;
 mod events;
 mod gather;
 mod id;
+mod identity;
 mod judge;
 mod known;
 mod lineage;
+mod policy;
 mod reader;
 mod rotations;
 mod saved;
@@ -38,15 +41,13 @@ use self::api::{Got, Value};
 use self::client::Client;
 use self::events::Queue;
 use self::gather::{Ask, Gathering};
+use self::identity::identify;
 use self::judge::Meaning;
 use self::lineage::{CURRENT, PREVIOUS, labelled};
 use self::reader::{Found, Outcome, Reader};
 use crate::config::model::{AwsStore as Config, Locator, StoreName};
 use crate::secret::{Again, Reading, SecretBytes, Version};
 use crate::store::{Access, Changed, Senses, Store, StoreError, StoreErrorKind, Upkeep};
-
-/// Bound on learning who this is, which nobody waits for.
-const IDENTITY: Duration = Duration::from_secs(10);
 
 /// AWS Secrets Manager as a store. See the module's documentation.
 pub struct AwsStore {
@@ -113,20 +114,6 @@ impl AwsStore {
         (reading.created_at, reading.again) = (got.created, again);
         Ok(reading)
     }
-}
-
-/// Once AWS has answered, asks it in the background who this is: it is logged once.
-fn identify(reader: &Arc<Reader>, outcome: &Outcome) {
-    if !outcome.values().any(Result::is_ok) || !reader.identity_wanted() {
-        return;
-    }
-    let reader = Arc::clone(reader);
-    tokio::spawn(async move {
-        let asked = tokio::time::timeout(IDENTITY, reader.client.learn_identity()).await;
-        if let Ok(Err(error)) = asked {
-            tracing::info!(store = %reader.client.store, "which AWS identity this is could not be learnt: {error}");
-        }
-    });
 }
 
 /// The same values, to be read again at another time perhaps.

@@ -9,7 +9,6 @@
 //! What is denied is remembered. `rotations` asks a few DescribeSecret beside the batches.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,21 +51,15 @@ pub(super) type Outcome = BTreeMap<Ask, Result<Found, StoreError>>;
 pub(super) struct Reader {
     pub client: Client,
     memory: Mutex<Memory>,
-    identified: AtomicBool,
 }
 
 impl Reader {
     pub fn new(client: Client) -> Self {
-        Self { client, memory: Mutex::default(), identified: AtomicBool::new(false) }
+        Self { client, memory: Mutex::default() }
     }
 
     pub fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// True once.
-    pub fn identity_wanted(&self) -> bool {
-        !self.identified.swap(true, Ordering::Relaxed)
     }
 
     pub fn now(&self) -> Timestamp {
@@ -314,7 +307,7 @@ impl Reader {
         let known = memory.secrets.entry(id.to_owned()).or_default();
         (known.described, known.describe_denied, known.describe_failed) = (Some(now), None, None);
         known.next_rotation = described.next_rotation;
-        known.kms_key = described.kms_key;
+        (known.kms_key, known.replicas) = (described.kms_key, described.replicas);
         if described.arn.is_some() {
             (known.arn, known.name) = (described.arn, described.name);
         }

@@ -1,6 +1,6 @@
 //! The plainest HTTP/1.1 there is, blocking: what a test asks moto, and what our own server is asked.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
 /// A request, or an answer: the first line, the headers with their names in lower case, and the body.
@@ -16,7 +16,7 @@ impl Message {
     }
 
     /// Reads one. None where the connection ends first.
-    pub fn read(reader: &mut BufReader<TcpStream>) -> Option<Message> {
+    pub fn read(reader: &mut impl BufRead) -> Option<Message> {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
@@ -36,6 +36,14 @@ impl Message {
         message.body.resize(length, 0);
         reader.read_exact(&mut message.body).ok()?;
         Some(message)
+    }
+
+    /// As it is sent.
+    pub fn bytes(&self) -> Vec<u8> {
+        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let mut bytes = format!("{}\r\n{headers}\r\n", self.first).into_bytes();
+        bytes.extend(&self.body);
+        bytes
     }
 
     /// The status of an answer.
