@@ -2,13 +2,16 @@
 # Puts the agent and what systemd needs for it in place, or takes it away again. Can be run any number of times.
 #
 #   install.sh [--binary FILE]     FILE: by default ../target/release/agent, or `agent` beside this script
-#   install.sh --uninstall         stops the agents; leaves configs, keys, state, logs and the rendered files
+#   install.sh --uninstall         stops the agents, not LiteLLM; leaves configs, keys, state, logs and the rendered files
 #   install.sh --uninstall --purge removes those too, and the user `leasehold`
 #
-# PREFIX (default /usr/local) is where binary, units, sysusers, tmpfiles and examples go. With DESTDIR nothing outside it is
-# touched: no user is made, and systemd is not told. A config is never overwritten, and never written: only its folder is.
+# PREFIX (default /usr/local) is where binary, units, sysusers, tmpfiles, man pages and examples go. With DESTDIR nothing outside
+# it is touched: no user is made, and systemd is not told. A config is never overwritten, and never written: only its folder is.
+# A litellm.service or litellm.socket that is not from here, or was changed, is never overwritten and never removed.
 # Exit: 0 done; 64 usage; 66 no binary; 69 systemd is too old; 77 not root.
 set -eu
+# What is put in place is for all to read, whatever the caller's umask: the agent runs as a user of its own.
+umask 022
 
 say() { echo "install.sh: $*" >&2; }
 usage() { say "usage: install.sh [--binary FILE] | --uninstall [--purge]"; exit 64; }
@@ -28,12 +31,13 @@ while [ $# -gt 0 ]; do
 done
 [ "$purge" = no ] || [ "$uninstall" = yes ] || usage
 case $prefix in /*) ;; *) say "PREFIX must be absolute: $prefix"; exit 64 ;; esac
-[ -n "$dest" ] || [ "$(id -u)" = 0 ] || { say "needs root, or DESTDIR"; exit 77; }
+[ -n "$dest" ] || [ "$(id -u)" = 0 ] || { say "run it as root (sudo $0 …), or with DESTDIR=FOLDER to make a package"; exit 77; }
 
 units=$prefix/lib/systemd/system
 sysusers=$prefix/lib/sysusers.d/leasehold.conf
 tmpfiles=$prefix/lib/tmpfiles.d/leasehold.conf
 examples=$prefix/share/leasehold
+man=$prefix/share/man/man1
 # Says whose unit the agent may manage, so it is the machine's own: polkit reads no other folder on every release.
 rules=/etc/polkit-1/rules.d/50-leasehold.rules
 
@@ -47,15 +51,57 @@ put() {
   mv -f "$dest$3.new" "$dest$3"
 }
 
-# Whether this litellm.service is the one from here: by its first line, which no release changes.
-is_ours() { [ "$(sed 1q "$1")" = "$(sed 1q "$here/litellm.service")" ]; }
+# is_ours FILE: whether a unit is as this release has it, or as an earlier run put it there: that kept a copy.
+is_ours() { [ ! -L "$1" ] && { cmp -s "$here/${1##*/}" "$1" || cmp -s "$dest$examples/units/${1##*/}" "$1"; }; }
 
-# Whether the machine has a litellm.service of its own.
-has_litellm() {
-  for dir in /etc/systemd/system /run/systemd/system "$units" /usr/lib/systemd/system /lib/systemd/system; do
-    [ ! -e "$dest$dir/litellm.service" ] || is_ours "$dest$dir/litellm.service" || return 0
+# foreign NAME: the machine's own unit of this name. Fails where it has none.
+foreign() {
+  for dir in /etc/systemd/system /run/systemd/system /run/systemd/generator /usr/local/lib/systemd/system \
+    /usr/lib/systemd/system /lib/systemd/system "$units"; do
+    if [ -e "$dest$dir/$1" ] || [ -L "$dest$dir/$1" ]; then
+      is_ours "$dest$dir/$1" || { echo "$dir/$1"; return; }
+    fi
   done
   return 1
+}
+
+# put_unit NAME: unless the machine has one of its own.
+put_unit() {
+  if theirs=$(foreign "$1"); then
+    say "kept $theirs, which is not from here: no other $1 is installed"
+    return
+  fi
+  put 0644 "$here/$1" "$units/$1"
+  put 0644 "$here/$1" "$examples/units/$1"
+}
+
+# What a LiteLLM of the operator's own is in for.
+tell_of_drop_in() {
+  cat >&2 <<END
+install.sh: your litellm.service got one drop-in, $units/litellm.service.d/leasehold.conf. From its next
+  start on it waits for leasehold@litellm.service, has the environment of /run/litellm/env, and runs the drop-in's ExecStart=.
+  Its user must be of the group litellm. What does not fit (paths, port): systemctl edit litellm.service
+  To go on without the drop-in until all is set up:
+  mkdir -p /etc/systemd/system/litellm.service.d && ln -s /dev/null /etc/systemd/system/litellm.service.d/leasehold.conf
+END
+}
+
+# Man pages and completions, as the binary tells them itself.
+document() {
+  agent=$dest$prefix/bin/agent
+  # Folders of its making follow a stricter umask than ours.
+  mkdir -p "$dest$man"
+  # Not what is built for another machine.
+  "$agent" man --dir "$dest$man" >/dev/null 2>&1 || { say "no man pages and completions: $agent does not run here"; return; }
+  completion bash "$prefix/share/bash-completion/completions/agent"
+  completion zsh "$prefix/share/zsh/site-functions/_agent"
+  completion fish "$prefix/share/fish/vendor_completions.d/agent.fish"
+}
+
+completion() {
+  mkdir -p "$dest${2%/*}"
+  "$agent" completions "$1" >"$dest$2.new"
+  mv -f "$dest$2.new" "$dest$2"
 }
 
 install_all() {
@@ -77,8 +123,8 @@ install_all() {
   put 0644 "$here/leasehold@.service" "$units/leasehold@.service"
   put 0644 "$here/leasehold@litellm.service.d/litellm.conf" "$units/leasehold@litellm.service.d/litellm.conf"
   put 0644 "$here/litellm.service.d/leasehold.conf" "$units/litellm.service.d/leasehold.conf"
-  put 0644 "$here/litellm.socket" "$units/litellm.socket"
-  has_litellm || put 0644 "$here/litellm.service" "$units/litellm.service"
+  put_unit litellm.service
+  put_unit litellm.socket
   put 0644 "$here/leasehold.sysusers.conf" "$sysusers"
   put 0644 "$here/leasehold.tmpfiles.conf" "$tmpfiles"
   for file in signal.conf owner.conf; do put 0644 "$here/drop-ins/$file" "$examples/drop-ins/$file"; done
@@ -92,14 +138,14 @@ install_all() {
     put 0644 "$here/leasehold.rules" "$examples/leasehold.rules"
   fi
   mkdir -p "$dest/etc/leasehold"
+  document
 
   if [ -z "$dest" ]; then
     systemd-sysusers "$sysusers"
-    # polkitd reads its rules as a user of its own.
-    chmod a+rX /etc/polkit-1/rules.d 2>/dev/null || true
     systemd-tmpfiles --create "$tmpfiles"
   fi
   ! running || systemctl daemon-reload
+  ! foreign litellm.service >/dev/null || tell_of_drop_in
   next
 }
 
@@ -117,33 +163,76 @@ docs/systemd.md tells the rest.
 END
 }
 
+# Whether LiteLLM runs, is about to, or is waited for at its socket.
+litellm_runs() {
+  running || return 1
+  for unit in litellm.service litellm.socket; do
+    case $(systemctl is-active "$unit" || true) in inactive | failed | unknown | '') ;; *) return 0 ;; esac
+  done
+  return 1
+}
+
 uninstall_all() {
   if running; then
     # Only the agents: their targets go on with the files that they have.
     for unit in $(systemctl list-units --all --plain --no-legend 'leasehold@*.service' | sed 's/ .*//'); do
       systemctl disable --now "$unit" || say "cannot stop $unit"
+      systemctl reset-failed "$unit" 2>/dev/null || true
     done
-    # Those that are enabled and not loaded, too.
-    rm -f /etc/systemd/system/*.wants/leasehold@*.service
   fi
-  rm -f "$dest$prefix/bin/agent" "$dest$units/leasehold@.service" "$dest$units/leasehold@litellm.service.d/litellm.conf" \
-    "$dest$units/litellm.service.d/leasehold.conf" "$dest$sysusers" "$dest$tmpfiles"
-  # Without the drop-in they still run what they ran.
-  for file in litellm.service litellm.socket; do
-    running && systemctl is-active --quiet "$file" && say "$file is active: its unit stays until you stop it and run this again" && continue
-    [ ! -e "$dest$units/$file" ] || [ "$file" != litellm.service ] || is_ours "$dest$units/$file" || continue
-    rm -f "$dest$units/$file"
-  done
-  rmdir "$dest$units/leasehold@litellm.service.d" "$dest$units/litellm.service.d" 2>/dev/null || true
-  rm -rf "$dest$examples"
+  # Those that are enabled and not loaded, too.
+  rm -f "$dest"/etc/systemd/system/*.wants/leasehold@*.service
+  rm -f "$dest$units/leasehold@.service" "$dest$units/leasehold@litellm.service.d/litellm.conf" "$dest$sysusers" "$dest$tmpfiles"
+  rm -rf "$dest$examples/drop-ins" "$dest$examples/litellm-systemd" "$dest$examples/leasehold.rules"
   if cmp -s "$here/leasehold.rules" "$dest$rules"; then rm -f "$dest$rules"; fi
-  if [ "$purge" = yes ]; then purge_all; else say "left: /etc/leasehold, /etc/credstore, /var/lib/leasehold, /var/log/leasehold, /run/litellm (--purge)"; fi
+  rm -f "$dest$prefix/bin/agent" "$dest$prefix/share/bash-completion/completions/agent" \
+    "$dest$prefix/share/zsh/site-functions/_agent" "$dest$prefix/share/fish/vendor_completions.d/agent.fish"
+  for page in "$dest$man"/agent.1 "$dest$man"/agent-*.1; do
+    # Other programs are called agent, too.
+    ! grep -qs '^\.TH .*"leasehold ' "$page" || rm -f "$page"
+  done
+
+  # What LiteLLM is run by, it needs for its next start, too.
+  in_use=no
+  if litellm_runs; then in_use=yes; else uninstall_litellm; fi
+  rmdir "$dest$units/leasehold@litellm.service.d" "$dest$units/litellm.service.d" "$dest$examples" 2>/dev/null || true
   ! running || systemctl daemon-reload
+  if [ "$purge" = yes ]; then
+    purge_all
+  else
+    say "left: /etc/leasehold, /etc/credstore, /var/lib/leasehold, /var/log/leasehold, /run/litellm (--purge)"
+  fi
+  [ "$in_use" = no ] || tell_of_use
+}
+
+uninstall_litellm() {
+  for unit in litellm.service litellm.socket; do
+    if [ -e "$dest$units/$unit" ] && is_ours "$dest$units/$unit"; then
+      rm -f "$dest$units/$unit" "$dest"/etc/systemd/system/*.wants/"$unit"
+    fi
+  done
+  rm -f "$dest$units/litellm.service.d/leasehold.conf"
+  rm -rf "$dest$examples/units"
+}
+
+tell_of_use() {
+  cat >&2 <<END
+install.sh: LiteLLM runs, and goes on, with the keys that it has. Left for its next start: litellm.service, litellm.socket,
+  $units/litellm.service.d/leasehold.conf and /run/litellm. A reboot empties /run: before that, give it a config and an
+  environment of its own (systemctl edit litellm.service), or stop it (systemctl stop litellm.socket litellm.service);
+  then run this again.
+END
 }
 
 purge_all() {
-  rm -rf "${dest}/etc/leasehold" "$dest/var/lib/leasehold" "$dest/var/log/leasehold" "$dest/run/leasehold" "$dest/run/litellm" "$dest$rules"
+  rm -rf "$dest/etc/leasehold" "$dest/var/lib/leasehold" "$dest/var/log/leasehold" "$dest/run/leasehold" "$dest$rules"
   rm -f "$dest"/etc/credstore/leasehold.* "$dest"/etc/credstore.encrypted/leasehold.*
+  if [ "$in_use" = no ]; then
+    rm -rf "$dest/run/litellm"
+  elif [ -d /run/litellm ]; then
+    # Else they would be those of whoever gets the agent's number next.
+    chown -R root /run/litellm
+  fi
   [ -n "$dest" ] || ! getent passwd leasehold >/dev/null || userdel leasehold
   [ -n "$dest" ] || ! getent group leasehold >/dev/null || groupdel leasehold
 }

@@ -32,23 +32,23 @@ fn the_agents_user_may_manage_that_one_unit_by_those_verbs_and_nothing_else() {
         let output = site.as_agent(&[&["systemctl", "--no-ask-password"], arguments].concat());
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    for verb in ["reload", "restart", "try-restart", "reload-or-restart", "try-reload-or-restart", "stop", "start"] {
-        let (allowed, told) = systemctl(&[verb, LITELLM]);
-        assert!(allowed, "{verb}: {told}");
+    let needed = ["reload", "restart", "try-restart", "reload-or-restart", "try-reload-or-restart", "reset-failed"];
+    let never: [&[&str]; 7] =
+        [&["start"], &["stop"], &["kill"], &["set-property", "CPUWeight=1"], &["freeze"], &["thaw"], &["clean"]];
+    for unit in [LITELLM, "other.service", "litellm.socket", AGENT] {
+        for verb in needed {
+            let (allowed, told) = systemctl(&[verb, unit]);
+            let denied = told.to_lowercase().contains("authentication required");
+            assert_eq!((allowed, denied), (unit == LITELLM, unit != LITELLM), "{verb} {unit}: {told}");
+        }
+        for arguments in never {
+            let (verb, more) = arguments.split_first().unwrap();
+            let (allowed, told) = systemctl(&[&[*verb, unit], more].concat());
+            assert!(!allowed && told.to_lowercase().contains("authentication required"), "{verb} {unit}: {told}");
+        }
     }
-    for verb in ["reload", "restart", "stop", "start"] {
-        let (allowed, told) = systemctl(&[verb, "other.service"]);
-        assert!(!allowed && told.to_lowercase().contains("authentication required"), "{verb}: {told}");
-    }
-    let others: [&[&str]; 7] = [
-        &["kill", LITELLM],
-        &["set-property", LITELLM, "CPUWeight=1"],
-        &["reset-failed", LITELLM],
-        &["disable", LITELLM],
-        &["daemon-reload"],
-        &["restart", AGENT],
-        &["poweroff"],
-    ];
+    let others: [&[&str]; 5] =
+        [&["disable", LITELLM], &["mask", LITELLM], &["daemon-reload"], &["reset-failed"], &["poweroff"]];
     for arguments in others {
         let (allowed, told) = systemctl(arguments);
         assert!(!allowed, "{arguments:?} was allowed: {told}");

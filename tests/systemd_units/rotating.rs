@@ -40,18 +40,50 @@ fn litellm_starts_after_the_first_files_and_is_rotated_by_restart_and_by_reload(
     site.edit_config("verb: restart", "verb: reload");
     site.systemctl(&["reload", AGENT]);
     let (pid, agent) = (site.show(LITELLM, "MainPID"), site.show(AGENT, "MainPID"));
-    site.put("sk-ant-third-0003", "sk-master-3");
+    site.put("sk-ant-third-0003", "sk-master-2");
     site.wait_answer("sk-ant-third-0003", "sk-master-2");
     site.wait_outcomes(&["committed"; 3]);
     assert_eq!((site.show(LITELLM, "MainPID"), site.show(AGENT, "MainPID")), (pid, agent));
 
     // A config that LiteLLM would not take never reaches it.
-    site.put("sk-ant-refused-0004", "sk-master-3");
+    site.put("sk-ant-refused-0004", "sk-master-2");
     site.wait_outcomes(&["committed", "committed", "committed", "quarantined"]);
     site.wait_answer("sk-ant-third-0003", "sk-master-2");
     let audit = site.read("/var/log/leasehold/litellm/audit.jsonl").unwrap_or_default();
     assert!(audit.contains("check `/opt/litellm/bin/litellm` refused"), "it was not LiteLLM that refused it: {audit}");
     assert!(audit.contains("committed") && !audit.contains("-000") && !audit.contains("sk-master"), "{audit}");
+}
+
+#[test]
+fn what_a_reload_does_not_take_up_is_noticed_and_taken_back() {
+    let Some(site) = Site::installed() else { return };
+    site.edit_config("verb: restart", "verb: reload");
+    site.edit_config("within: 90s", "within: 20s");
+    site.systemctl(&["enable", "--now", AGENT, LITELLM]);
+    site.wait_state("healthy");
+    let before = site.read("/run/litellm/env");
+    // LiteLLM is ready, and shows the new snapshot to nobody who comes with the new master key.
+    site.put("sk-ant-second-0002", "sk-master-2");
+    site.wait_outcomes(&["committed", "rolled_back"]);
+    assert_eq!(site.read("/run/litellm/env"), before);
+    site.wait_answer("sk-ant-example-0001", "sk-example-master-0001");
+    let history = site.ask("history").unwrap().to_string();
+    assert!(history.contains("/model/info") && history.contains("401"), "it does not say what was wrong: {history}");
+}
+
+#[test]
+fn a_unit_that_died_too_often_of_a_bad_key_is_started_again_on_the_one_before() {
+    let Some(site) = Site::installed() else { return };
+    // systemd gives it up after two starts.
+    let often = "[Unit]\nStartLimitIntervalSec=300\nStartLimitBurst=2\n[Service]\nRestartSec=100ms\n";
+    site.machine.unit("litellm.service.d/often.conf", often);
+    site.edit_config("within: 90s", "within: 20s");
+    site.systemctl(&["enable", "--now", AGENT, LITELLM]);
+    site.wait_state("healthy");
+    site.put("sk-ant-dies-0002", "sk-master-2");
+    site.wait_outcomes(&["committed", "rolled_back"]);
+    site.wait_answer("sk-ant-example-0001", "sk-example-master-0001");
+    assert_eq!(site.show(LITELLM, "ActiveState"), "active");
 }
 
 /// Every request, one after the other, each on a connection of its own, until `/tmp/stop` is there.
