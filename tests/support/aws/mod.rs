@@ -7,6 +7,7 @@ pub mod moto;
 #[allow(clippy::duplicate_mod, reason = "the one beside it has it, too")]
 #[path = "../ports.rs"]
 pub mod ports;
+pub mod queue;
 pub mod scripted;
 pub mod wire;
 pub mod world;
