@@ -43,6 +43,39 @@ fn of_a_batch_those_that_fail_fail_alone() {
 }
 
 #[test]
+fn what_fails_of_two_batches_costs_no_request_more_for_those_that_are_well() {
+    let server = server();
+    let ids: Vec<String> = (0..25).map(|n| format!("s{n}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    ids.iter().filter(|id| **id != "s3").for_each(|id| drop(put(&server, id, "of-1")));
+    server.rule(on("GetSecretValue", DENIED).secret("s22"));
+    let mut setup = many(&ids);
+    ids.iter().for_each(|id| setup.secrets[id]["poll"] = "1h".into());
+    let mut world = World::new(&server.address(), &setup);
+    world.agent.start();
+    for (id, why) in [("s3", "ResourceNotFoundException"), ("s22", "AccessDeniedException")] {
+        world.failing(id, &[id, why]);
+    }
+    world.agent.wait("both were asked for three times more", |_| {
+        (server.count("BatchGetSecretValue") + server.count("GetSecretValue") >= 5).then_some(())
+    });
+    let asked = server.asked();
+    for id in ids {
+        let times = asked.iter().filter(|a| a.secrets.iter().any(|secret| secret == id)).count();
+        let well = id != "s3" && id != "s22";
+        assert!(if well { times <= 2 } else { times >= 3 }, "{id} was asked for {times} times: {asked:#?}");
+    }
+    let first: Vec<_> = asked.iter().filter(|a| a.secrets.len() > 2).collect();
+    assert!(first.iter().all(|a| a.operation == "BatchGetSecretValue") && first.len() == 2, "{first:#?}");
+    let described = asked.iter().filter(|a| a.operation == "DescribeSecret").count();
+    assert!(described <= 2, "{asked:#?}");
+    put(&server, "s3", "of-1");
+    server.clear();
+    ["s3", "s22"].iter().for_each(|id| world.refresh(id));
+    world.serves(&["of-1"; 25]);
+}
+
+#[test]
 fn one_secret_that_fails_a_whole_batch_is_asked_for_alone_from_then_on() {
     for code in
         ["ResourceNotFoundException", "InvalidRequestException", "InvalidParameterException", "DecryptionFailure"]

@@ -92,6 +92,59 @@ fn get_that_flaps_between_two_versions_moves_forward_only() {
 }
 
 #[test]
+fn get_that_flaps_for_many_polls_renders_each_version_once() {
+    let server = server();
+    // Every look is a GetSecretValue.
+    server.rule(on("DescribeSecret", DENIED));
+    let mut world = World::started(&server.address(), &Setup::one("app"));
+    let (before, after) = second(&server);
+    server.change("app", |secret| secret.read = vec![before, after]);
+    server.forget();
+    world.agent.wait("it was read often", |_| (server.count("GetSecretValue") >= 20).then_some(()));
+    assert_eq!(world.served(), ["of-1", "of-2"], "{}", world.agent.log());
+    put(&server, "app", "of-3");
+    server.change("app", |secret| secret.read.push(secret.labels.clone()));
+    server.forget();
+    world.agent.wait("it was read often", |_| (server.count("GetSecretValue") >= 20).then_some(()));
+    assert_eq!(world.served(), ["of-1", "of-2", "of-3"], "{}", world.agent.log());
+    assert_eq!((world.agent.outcomes().len(), world.starts()), (3, 3));
+}
+
+#[test]
+fn every_move_of_awscurrent_to_a_pending_version_is_seen_and_none_is_rendered_early() {
+    for ids in [&["app"][..], &["app", "other"]] {
+        let server = server();
+        put(&server, "other", "of-1");
+        let mut world = World::started(&server.address(), &many(ids));
+        let looked = |world: &mut World| {
+            server.forget();
+            world.agent.wait("it was looked at three times", |_| {
+                (server.count("DescribeSecret") + server.count("BatchGetSecretValue") >= 3).then_some(())
+            });
+        };
+        let mut served = vec!["of-1".to_owned()];
+        for n in 2..5 {
+            let (id, value) = (format!("00000000-0000-4000-9000-9{n:011}"), format!("of-{n}"));
+            // AWSPENDING is listed before its version has a value.
+            server.change("app", |secret| secret.label("AWSPENDING", &id));
+            looked(&mut world);
+            let stored = Stored::Text(json!({"key": value}).to_string());
+            server.change("app", |secret| drop(secret.versions.insert(id.clone(), (stored, 1.7e9))));
+            looked(&mut world);
+            assert_eq!(world.served(), served, "{}", world.agent.log());
+            server.change("app", |secret| secret.label("AWSCURRENT", &id));
+            let rest = vec!["of-1"; ids.len() - 1];
+            world.serves(&[&[value.as_str()], &rest[..]].concat());
+            served.push(value);
+            server.change("app", |secret| drop(secret.labels.remove("AWSPENDING")));
+            looked(&mut world);
+            assert_eq!(world.served(), served, "{}", world.agent.log());
+        }
+        assert_eq!(world.agent.outcomes().len(), served.len(), "one rotation a move");
+    }
+}
+
+#[test]
 fn a_batch_that_flaps_moves_forward_only() {
     let server = server();
     put(&server, "other", "of-1");
@@ -235,4 +288,30 @@ fn the_version_before_is_asked_for_by_its_id() {
         labelled.clone().all(|a| a.stage.as_deref() == Some("AWSCURRENT")),
         "always by an explicit stage: {asked:#?}"
     );
+}
+
+#[test]
+fn without_describe_the_version_before_is_read_by_its_label_once_and_by_its_id_from_then_on() {
+    let server = Scripted::start();
+    let now = jiff::Timestamp::now().as_second() as f64;
+    let of = |key: &str| Stored::Text(json!({"key": key}).to_string());
+    let ids = ["1", "2"].map(|n| format!("00000000-0000-4000-9000-{n:0>12}"));
+    server.change("app", |secret| {
+        secret.current(&ids[0], of("of-1"), now - 600.0);
+        secret.current(&ids[1], of("of-2"), now - 300.0);
+    });
+    server.rule(on("DescribeSecret", DENIED));
+    let mut world = World::started(&server.address(), &Setup::overlapping("app"));
+    world.serves(&["of-2", "of-1"]);
+    let labelled = || server.asked().iter().filter(|a| a.stage.as_deref() == Some("AWSPREVIOUS")).count();
+    assert_eq!(labelled(), 1, "{:#?}", server.asked());
+    // AWSPREVIOUS moves on while nobody looks.
+    world.agent.stop();
+    server.change("app", |secret| secret.label("AWSPREVIOUS", &ids[1]));
+    server.forget();
+    world.agent.start();
+    world.read_again("app", 2);
+    world.serves(&["of-2", "of-1"]);
+    assert_eq!(labelled(), 0, "{:#?}", server.asked());
+    assert!(server.asked().iter().any(|a| a.version.as_ref() == Some(&ids[0])), "{:#?}", server.asked());
 }

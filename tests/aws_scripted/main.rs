@@ -6,6 +6,7 @@ mod agent;
 #[path = "../support/aws/mod.rs"]
 mod aws;
 
+mod announced;
 mod batches;
 mod chain;
 mod consistency;

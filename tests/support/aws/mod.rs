@@ -9,6 +9,7 @@ pub mod moto;
 pub mod ports;
 pub mod providers;
 pub mod proxy;
+pub mod queue;
 pub mod scripted;
 pub mod wire;
 pub mod world;

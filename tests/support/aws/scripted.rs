@@ -1,4 +1,4 @@
-//! A Secrets Manager (and STS) that fails as it is told, counts what it is asked, and shows each operation another truth.
+//! A Secrets Manager (and STS, and a queue of SQS) that fails as it is told, counts what it is asked, and shows each operation another truth.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Write};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::model::{ACCOUNT, Failure, Labels, Secret, Secrets, Stored, failure};
+use super::queue::Queue;
 use super::wire::Message;
 
 /// One request.
@@ -108,6 +109,7 @@ impl Rule {
 #[derive(Default)]
 struct State {
     secrets: Secrets,
+    queue: Queue,
     rules: Vec<Rule>,
     asked: Vec<Asked>,
     connections: Vec<TcpStream>,
@@ -230,6 +232,11 @@ impl Scripted {
         self.change(name, |secret| secret.labels.clone())
     }
 
+    /// The queue that every URL here leads to.
+    pub fn queue<T>(&self, with: impl FnOnce(&mut Queue) -> T) -> T {
+        with(&mut self.state().queue)
+    }
+
     /// What it was asked since the last [`Scripted::forget`].
     pub fn asked(&self) -> Vec<Asked> {
         self.state().asked.clone()
@@ -334,7 +341,7 @@ fn answer(state: &mut State, request: &Message) -> Done {
     let (stage, version) = (text("VersionStage"), text("VersionId"));
     let at = Instant::now();
     let mut asked = Asked { operation, secrets, region, access_key, stage, version, at, outcome: String::new() };
-    let done = decide(state, &asked);
+    let done = decide(state, &asked, &body);
     asked.outcome = match &done {
         Done::Failed((_, code, _)) => code.clone(),
         Done::Instead(Answer::Hang) => "hang".to_owned(),
@@ -353,7 +360,7 @@ fn ruled(rules: &mut [Rule], operation: &str, secret: Option<&str>, asked: &Aske
     Some(rule.answer.clone())
 }
 
-fn decide(state: &mut State, asked: &Asked) -> Done {
+fn decide(state: &mut State, asked: &Asked, body: &Value) -> Done {
     let alone = asked.secrets.first().filter(|_| asked.operation != "BatchGetSecretValue");
     match ruled(&mut state.rules, &asked.operation, alone.map(String::as_str), asked) {
         Some(Answer::Error(code, message)) => return Done::Failed(failure(code, message)),
@@ -368,7 +375,8 @@ fn decide(state: &mut State, asked: &Asked) -> Done {
             secret.and_then(|secret| secret.value(region, asked.version.as_deref(), asked.stage.as_deref()))
         }
         ("BatchGetSecretValue", _) => Ok(batch(state, asked)),
-        ("sqs:ReceiveMessage", _) => Ok(json!({})),
+        ("sqs:ReceiveMessage", _) => Ok(state.queue.receive()),
+        ("sqs:DeleteMessageBatch", _) => Ok(state.queue.delete(body)),
         ("sts:GetCallerIdentity", _) => return Done::Xml(identity(&asked.access_key)),
         (operation, _) if operation.starts_with("sts:AssumeRole") => return Done::Xml(assumed(&operation[4..])),
         (operation, _) => Err(failure("UnknownOperationException", operation)),
