@@ -127,3 +127,37 @@ fn check_tells_each_secrets_rights_apart() {
     assert!(all.lines().any(|line| line.contains("open") && line.contains("GetSecretValue")), "{all}");
     assert!(all.lines().any(|line| line.contains("shut") && line.contains("GetSecretValue")), "{all}");
 }
+
+#[test]
+fn the_policy_of_check_has_each_regions_key_and_the_queue() {
+    let server = Scripted::start();
+    server.put("app", &json!({"key": "of-1"}));
+    let key = "0a1b2c3d-0000-4000-8000-000000000000";
+    server.change("app", |secret| {
+        secret.more.insert("KmsKeyId".into(), json!("arn:aws:kms:us-west-2:123456789012:alias/own"));
+        let replicas = json!([
+            {"Region": "us-east-1", "KmsKeyId": key, "Status": "InSync"}, {"Region": "eu-west-1", "Status": "InSync"},
+        ]);
+        secret.more.insert("ReplicationStatus".into(), replicas);
+    });
+    let mut setup = Setup::one("app");
+    let queue = "https://sqs.us-west-2.amazonaws.com/123456789012/agent-1";
+    setup.store = json!({"regions": ["us-west-2", "us-east-1", "eu-west-1"], "events": {"queue_url": queue}});
+    let world = World::new(&server.address(), &setup);
+    let (code, out, err) = world.agent.call(&["check", "--json"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let policy: Value = serde_json::from_str(report["policies"]["aws"].as_str().unwrap()).unwrap();
+    let secret = |region: &str| format!("arn:aws:secretsmanager:{region}:123456789012:secret:app-AbCdEf");
+    let resources: Vec<_> = policy["Statement"].as_array().unwrap().iter().map(|of| of["Resource"].clone()).collect();
+    assert_eq!(
+        resources,
+        [
+            json!([secret("eu-west-1"), secret("us-east-1"), secret("us-west-2")]),
+            json!([format!("arn:aws:kms:us-east-1:123456789012:key/{key}")]),
+            json!(["arn:aws:kms:us-west-2:123456789012:key/*"]),
+            json!("arn:aws:sqs:us-west-2:123456789012:agent-1"),
+        ],
+        "{policy:#}"
+    );
+}

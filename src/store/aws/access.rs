@@ -22,16 +22,18 @@ pub(super) async fn of(reader: &Reader, asks: &[Ask], queue: Option<&Queue>) -> 
     for (id, described) in asked {
         let mut may = Vec::new();
         let readable = reader.memory().secrets.get(id).and_then(|known| known.readable);
-        match readable {
-            Some(true) => may.push("GetSecretValue"),
-            Some(false) if sealed(reader, asks, id).await => {
+        let refused = if readable == Some(false) { refusal(reader, asks, id).await } else { None };
+        match refused {
+            Some(Meaning::Undecipherable) => {
                 may.push("GetSecretValue");
                 access
                     .lacking
                     .push(format!("kms:Decrypt on the key of {id}: reading it; the key's policy may deny it"));
             }
-            Some(false) => access.lacking.push(format!("secretsmanager:GetSecretValue on {id}: reading it")),
-            None => {}
+            Some(Meaning::Denied) => access.lacking.push(format!("secretsmanager:GetSecretValue on {id}: reading it")),
+            // Why it cannot be read otherwise was told already.
+            _ if readable == Some(true) => may.push("GetSecretValue"),
+            _ => {}
         }
         match described {
             Ok(_) => may.push("DescribeSecret"),
@@ -59,12 +61,11 @@ pub(super) async fn of(reader: &Reader, asks: &[Ask], queue: Option<&Queue>) -> 
     access
 }
 
-/// Whether it is the key of a denied secret that is denied: asked once more, because only the answer tells.
-async fn sealed(reader: &Reader, asks: &[Ask], id: &str) -> bool {
-    let Some(ask) = asks.iter().find(|ask| ask.id == id) else { return false };
+/// Why a secret is denied: asked once more, because only the answer tells the secret from its key.
+async fn refusal(reader: &Reader, asks: &[Ask], id: &str) -> Option<Meaning> {
+    let ask = asks.iter().find(|ask| ask.id == id)?;
     let stage = ask.version.is_none().then_some(ask.stage.as_str());
-    let refused = reader.client.get(id, stage, ask.version.as_deref()).await.err();
-    refused.and_then(|failed| failed.meaning) == Some(Meaning::Undecipherable)
+    reader.client.get(id, stage, ask.version.as_deref()).await.err()?.meaning
 }
 
 async fn policy(reader: &Reader, ids: &BTreeSet<&str>, batched: bool, queue: Option<&Queue>) -> String {

@@ -21,6 +21,8 @@ use crate::store::{Known, Senses};
 const KEPT: usize = 2;
 /// How long before their end others are asked for.
 const SPARE: Duration = Duration::from_secs(30);
+/// How long those without an end are kept: a file may have others by then.
+const KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 /// How long a failure stands for those who ask: they came while it happened, or come together.
 const FAILED_FOR: Duration = Duration::from_secs(1);
 
@@ -41,8 +43,25 @@ struct Inner {
 
 #[derive(Default)]
 struct Held {
-    credentials: Option<Credentials>,
+    /// With the time at which they came.
+    credentials: Option<(Credentials, SystemTime)>,
     failed: Option<(Error, Instant)>,
+}
+
+impl Held {
+    /// Nobody else is asked yet.
+    fn fresh(&self, now: SystemTime) -> bool {
+        self.credentials.as_ref().is_some_and(|(found, came)| match found.expiry() {
+            Some(ends) => ends > now + SPARE,
+            // A clock that was set back makes them old.
+            None => now.duration_since(*came).is_ok_and(|age| age < KEPT_FOR),
+        })
+    }
+
+    /// AWS would take them.
+    fn good(&self, now: SystemTime) -> bool {
+        self.credentials.as_ref().is_some_and(|(found, _)| found.expiry().is_none_or(|ends| ends > now))
+    }
 }
 
 impl Learning {
@@ -63,10 +82,7 @@ impl Learning {
         let since = Instant::now();
         let mut held = self.0.held.lock().await;
         let now = SystemTime::from((self.0.clock)());
-        let lasts = |held: &Held, by: Duration| {
-            held.credentials.as_ref().is_some_and(|found| found.expiry().is_none_or(|ends| ends > now + by))
-        };
-        if lasts(&held, SPARE) {
+        if held.fresh(now) {
             return Ok(());
         }
         let failed = match &held.failed {
@@ -76,12 +92,12 @@ impl Learning {
         match failed {
             Ok(found) => {
                 self.0.mask(&found);
-                *held = Held { credentials: Some(found), failed: None };
+                *held = Held { credentials: Some((found, now)), failed: None };
                 Ok(())
             }
             Err(error) => {
                 held.failed = Some((error.clone(), Instant::now()));
-                if lasts(&held, Duration::ZERO) { Ok(()) } else { Err(error) }
+                if held.good(now) { Ok(()) } else { Err(error) }
             }
         }
     }
@@ -117,7 +133,8 @@ impl ProvideCredentials for Learning {
                 self.ready().await.map_err(CredentialsError::provider_error)?;
             }
             let held = self.0.held.lock().await;
-            held.credentials.clone().ok_or_else(|| CredentialsError::not_loaded("nothing came"))
+            let found = held.credentials.as_ref().map(|(found, _)| found.clone());
+            found.ok_or_else(|| CredentialsError::not_loaded("nothing came"))
         })
     }
 }
@@ -171,9 +188,20 @@ mod tests {
     async fn they_are_kept_until_they_are_about_to_end() {
         let now = Arc::new(Lock::new(0));
         let learning = learning(&[Ok(Some(100)), Ok(Some(500)), Ok(None)], &now);
-        for (at, wanted) in [(0, 100), (69, 100), (70, 500), (469, 500)] {
+        for (at, wanted) in [(0, Some(100)), (69, Some(100)), (70, Some(500)), (469, Some(500)), (470, None)] {
             *now.lock().expect("unpoisoned") = at;
-            assert_eq!((learning.ready().await, ends(&learning).await), (Ok(()), Some(wanted)), "at {at}");
+            assert_eq!((learning.ready().await, ends(&learning).await), (Ok(()), wanted), "at {at}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_without_an_end_are_looked_for_again_and_stay_where_none_come() {
+        let now = Arc::new(Lock::new(0));
+        let learning = learning(&[Ok(None), Err(()), Ok(Some(10_000))], &now);
+        for (at, wanted) in [(0, None), (899, None), (900, None), (901, Some(10_000))] {
+            *now.lock().expect("unpoisoned") = at;
+            tokio::time::sleep(FAILED_FOR * 2).await;
+            assert_eq!((learning.ready().await, ends(&learning).await), (Ok(()), wanted), "at {at}");
         }
     }
 

@@ -102,8 +102,10 @@ impl Client {
         let refusal = match aws_sdk_sts::Client::new(&connection.sdk).get_caller_identity().send().await {
             Ok(answer) => match answer.arn {
                 Some(arn) => {
-                    tracing::info!(store = %self.store, identity = %arn, "acting as this AWS identity");
-                    return Ok(self.identity.get_or_init(|| arn).clone());
+                    if self.identity.set(arn.clone()).is_ok() {
+                        tracing::info!(store = %self.store, identity = %arn, "acting as this AWS identity");
+                    }
+                    return Ok(arn);
                 }
                 None => Refusal::of_code("", "no ARN"),
             },

@@ -27,7 +27,7 @@ pub(super) enum Meaning {
     },
     /// Policy denies it.
     Denied,
-    /// A 403 that nobody at AWS is known to give, of what stands in between perhaps: it says nothing of the policy.
+    /// A 403 (401, 407) that nobody at AWS is known to give, of what stands in between perhaps: it says nothing of the policy.
     Barred,
     /// No such secret, version or label.
     Missing,
@@ -115,7 +115,9 @@ fn meaning(code: &str, text: &str, status: Option<u16>) -> Meaning {
         _ => match status {
             Some(429) => Meaning::Throttled,
             Some(500..) | None => Meaning::Down,
-            Some(403) => Meaning::Barred,
+            Some(401 | 403 | 407) => Meaning::Barred,
+            // AWS always says a code.
+            Some(_) if code.is_empty() => Meaning::Down,
             Some(_) => Meaning::Bad,
         },
     }
@@ -165,7 +167,7 @@ pub(super) fn error(store: &str, region: &str, operation: &str, what: &str, refu
     use StoreErrorKind::{Denied, Missing, Unavailable};
     let (kind, happened, todo) = match refusal.meaning {
         Meaning::Down if refusal.code.is_empty() => {
-            (Unavailable, "cannot be reached".to_owned(), "look at the network, the region and endpoint_url")
+            (Unavailable, "cannot be reached".to_owned(), "look at the network, proxies, the region and endpoint_url")
         }
         Meaning::Down => (Unavailable, "fails".to_owned(), "it is asked again"),
         Meaning::Throttled => (Unavailable, "is asked too often".to_owned(), "it is asked again, later; raise poll"),
@@ -233,6 +235,8 @@ mod tests {
             ("ExpiredTokenException", "", Some(400), Meaning::Expired),
             ("", "", Some(403), Meaning::Barred),
             ("SomethingNew", "", Some(403), Meaning::Barred),
+            ("", "", Some(407), Meaning::Barred),
+            ("", "", Some(302), Meaning::Down),
             ("AccessDeniedException", "", Some(400), Meaning::Denied),
             ("ResourceNotFoundException", "", Some(400), Meaning::Missing),
             ("ResourceNotFoundException", "", Some(404), Meaning::Missing),

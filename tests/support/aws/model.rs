@@ -34,6 +34,8 @@ pub struct Secret {
     pub next_rotation: Option<f64>,
     /// When it will be deleted.
     pub deleted: Option<f64>,
+    /// What DescribeSecret says beside that.
+    pub more: Map<String, Value>,
 }
 
 /// An error as Secrets Manager names it: status, code, message.
@@ -96,6 +98,7 @@ impl Secret {
             (answer["RotationEnabled"], answer["NextRotationDate"]) = (true.into(), at.into());
         }
         self.deleted.into_iter().for_each(|at| answer["DeletedDate"] = at.into());
+        answer.as_object_mut().unwrap().extend(self.more.clone());
         answer
     }
 
