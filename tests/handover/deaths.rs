@@ -128,3 +128,20 @@ fn one_on_trial_is_ended_by_the_next_agent_and_the_one_that_served_is_not_told()
     world.wait_servers(1);
     world.agent.wait_state("app", "healthy");
 }
+
+#[test]
+fn with_a_command_the_agent_does_not_end_with_one_on_trial_while_another_serves() {
+    let Some(mut world) = world(&Settings { within: "1s", ..USUAL }, "good-1") else { return };
+    world.configure(|text| text.replace("    settle:", "    on_unhealthy: hold\n    settle:"));
+    let python = world.python.clone();
+    world.agent.start_with(&["--log-level", "debug", "run", "--", &python, "server.py"]);
+    world.agent.wait_state("app", "healthy");
+    let first = world.wait_key("good-1");
+    world.change("bad-2");
+    world.agent.wait_state("app", "held");
+    let notes = world.notes();
+    let trial = notes.lines().find_map(|line| line.split_once(" START bad-2 ")).unwrap().0;
+    world.kill_server(trial.parse().unwrap());
+    world.agent.wait("another is tried", |a| (a.read("notes").matches(" START bad-2 ").count() == 2).then_some(()));
+    assert_eq!(world.wait_key("good-1"), first);
+}
