@@ -5,6 +5,9 @@ use crate::world::{Settings, USUAL, World, world};
 /// As long as no test takes.
 const ENDLESS: Settings = Settings { drain: "1h", ..USUAL };
 
+/// What the agent says where a third has to wait.
+const WAITS: &str = "the next process waits until the one before has drained";
+
 /// The process of `lingers-1` drains, that of `good-2` serves; both pids.
 fn draining(world: &mut World) -> (i64, i64) {
     world.begin();
@@ -34,7 +37,7 @@ fn one_that_dies_while_a_third_waits_for_the_drain_is_started_again_at_once() {
     let Some(mut world) = world(&ENDLESS, "lingers-1") else { return };
     let (first, second) = draining(&mut world);
     world.change("good-3");
-    world.wait_said("the next process waits until the one before has drained");
+    world.wait_said(WAITS);
     world.kill_server(second);
     assert_ne!(world.wait_key("good-2"), second, "what was proven, not what was to come");
     assert!(!world.noted(first, "END") && world.starts("good-3") == 0, "{}", world.notes());
@@ -82,6 +85,22 @@ fn what_drains_when_the_agent_is_killed_keeps_its_time_and_is_told_once() {
     world.wait_servers(1);
     world.agent.wait_state("app", "healthy");
     assert_eq!(world.notes().lines().filter(|line| *line == format!("{first} TERM lingers-1")).count(), 1);
+}
+
+#[test]
+fn the_one_of_an_agent_before_that_dies_while_the_next_waits_for_a_drain_is_replaced_at_once() {
+    let Some(mut world) = world(&ENDLESS, "lingers-1") else { return };
+    let (first, second) = draining(&mut world);
+    world.kill_agent();
+    let before = world.agent.log().matches(WAITS).count();
+    world.agent.start();
+    world.agent.wait("the next waits", |a| (a.log().matches(WAITS).count() > before).then_some(()));
+    world.kill_server(second);
+    world.wait_key("good-2");
+    world.agent.wait_state("app", "healthy");
+    assert!(!world.noted(first, "END"), "{}", world.notes());
+    world.finish();
+    world.wait_servers(1);
 }
 
 #[test]
