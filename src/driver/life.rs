@@ -344,7 +344,7 @@ impl Life {
     }
 
     fn show(&mut self) {
-        if self.state.settled && self.state.phase == Phase::Rest {
+        if self.state.settled && matches!(self.state.phase, Phase::Rest | Phase::Saving | Phase::Pruning) {
             self.record.at_rest();
         }
         let shown = view::of(&self.state, &self.record, self.surroundings.files_only);

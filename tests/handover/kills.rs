@@ -36,6 +36,32 @@ fn killed_while_a_bad_one_is_on_trial_the_next_agent_goes_back() {
     assert_eq!((seen.failed, seen.most), (Vec::new(), 2));
 }
 
+#[test]
+fn where_the_next_process_cannot_start_the_one_that_serves_keeps_its_sockets() {
+    let Some(mut world) = world(&USUAL, "good-1") else { return };
+    let public = world.agent.dir.join("public.sock");
+    world.configure(|text| text.replace("listen: [", &format!("listen: ['unix://{}', ", public.display())));
+    world.begin();
+    let first = world.wait_key("good-1");
+    world.kill_agent();
+    let good = world.agent.read("agent.yaml");
+    world.configure(|text| text.replace(&format!("command: [{},", world.python), "command: [/no/such,"));
+    world.agent.start();
+    let reason = world.agent.wait_state("app", "degraded")["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("/no/such"), "{reason}");
+    assert_eq!(world.wait_key("good-1"), first);
+    let private = std::fs::read_dir(world.agent.dir.join("state/targets/app/private")).unwrap();
+    let private: Vec<_> = private.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(private.len(), 1, "its own, and none of one that never was: {private:?}");
+    for path in [&public, &private[0]] {
+        std::os::unix::net::UnixStream::connect(path).unwrap();
+    }
+    world.configure(|_| good.clone());
+    world.agent.signal(Signal::SIGHUP);
+    world.wait_other("good-1", first);
+    world.wait_servers(1);
+}
+
 /// pidfd_getfd(2) is refused: the agent is not root, and the server may not be looked into.
 #[test]
 fn where_its_sockets_cannot_be_taken_over_what_a_killed_agent_left_is_ended_first() {

@@ -205,12 +205,12 @@ impl Exec {
     async fn wait_for_leaving(&mut self) -> Result<(), ReloadError> {
         let Some(drained) = self.drained() else { return Ok(()) };
         tracing::info!(target_name = %self.process.context.target, "the next process waits until the one before has drained");
-        let orphan = self.orphan.as_ref().and_then(|orphan| orphan.hold().ok().flatten());
+        let orphan = self.orphan.as_ref().map(|orphan| orphan.hold().ok().flatten());
         let ended = tokio::select! {
             biased;
             () = self.process.context.stop.cancelled() => return Err(stopping()),
             exit = reaped_if(&mut self.running) => exit.to_string(),
-            () = ended_if(orphan.as_ref()) => "as the one of an agent before".to_owned(),
+            () = ended_if(&orphan) => "as the one of an agent before".to_owned(),
             () = drained => return Ok(()),
         };
         self.notice();
@@ -253,9 +253,11 @@ pub(super) fn stopping() -> ReloadError {
     ReloadError::absent("the agent is stopping")
 }
 
-async fn ended_if(held: Option<&Pidfd>) {
+/// Resolves when the process has ended, if there is one; at once where it could not be taken hold of any more.
+async fn ended_if(held: &Option<Option<Pidfd>>) {
     match held {
-        Some(pidfd) => drop(pidfd.ended().await),
+        Some(Some(pidfd)) => drop(pidfd.ended().await),
+        Some(None) => {}
         None => std::future::pending().await,
     }
 }
