@@ -15,7 +15,7 @@ pub(super) const DESCRIBED_FOR: Duration = Duration::from_secs(12 * 3600);
 /// How long it is not asked again after it failed.
 const FAILED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Batches for each that is described. A thousand secrets are 50 batches: 54 requests.
-const BATCHES_EACH: usize = 12;
+pub(super) const BATCHES_EACH: usize = 12;
 /// Rounds that begin within this are one poll's: a thousand secrets are read in several.
 const WAVE: Duration = Duration::from_secs(30);
 

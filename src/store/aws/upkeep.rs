@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::gather::Ask;
 use super::lineage::CURRENT;
 use super::reader::{BATCH, Reader};
-use super::rotations::DESCRIBED_FOR;
+use super::rotations::{BATCHES_EACH, DESCRIBED_FOR};
 use crate::store::Upkeep;
 
 /// US dollars a request to Secrets Manager.
@@ -33,7 +33,11 @@ pub(super) fn of(reader: &Reader, polled: &[(Ask, Duration)], queue: bool) -> Up
     let batched: usize = together.values().filter(|count| **count > 1).sum();
     if batched > 0 {
         how.push(format!("BatchGetSecretValue, {BATCH} a call"));
-        calls += count(batched) * HOUR / DESCRIBED_FOR.as_secs_f64();
+        let allowed = |(poll, members): (&Duration, &usize)| {
+            per_hour(*poll) * (count(members.div_ceil(BATCH)) / count(BATCHES_EACH)).max(1.0)
+        };
+        let allowed: f64 = together.iter().filter(|(_, members)| **members > 1).map(allowed).sum();
+        calls += allowed.min(count(batched) * HOUR / DESCRIBED_FOR.as_secs_f64());
     }
     for (poll, members) in &together {
         calls += per_hour(*poll) * count(members.div_ceil(BATCH));
@@ -122,7 +126,7 @@ mod tests {
         };
         assert_eq!(told(1, false), "12 0.04 DescribeSecret one by one");
         assert_eq!(told(10, false), "13 0.05 BatchGetSecretValue, 20 a call");
-        assert_eq!(told(1000, false), "683 2.49 BatchGetSecretValue, 20 a call");
+        assert_eq!(told(1000, false), "650 2.37 BatchGetSecretValue, 20 a call");
         assert_eq!(told(1, true), "192 0.10 DescribeSecret one by one; events from SQS");
     }
 
