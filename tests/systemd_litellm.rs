@@ -9,7 +9,7 @@ mod nspawn;
 mod site;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use site::{AGENT, LITELLM, REPOSITORY, Site, repository, skip};
 
@@ -35,7 +35,6 @@ except OSError as error:
 
 struct Real {
     site: Site,
-    upstream: Option<Child>,
 }
 
 impl Real {
@@ -64,7 +63,7 @@ impl Real {
         site.edit_config("within: 90s", "within: 240s");
         site.edit_config("timeout: 120s", "timeout: 240s");
         site.edit_config("timeout: 60s", "timeout: 240s");
-        let mut real = Self { site, upstream: None };
+        let real = Self { site };
         real.provider();
         Some(real)
     }
@@ -75,14 +74,18 @@ impl Real {
         command
     }
 
-    /// Starts the provider.
-    fn provider(&mut self) {
+    /// The provider, as a unit: it goes down and comes up with the machine.
+    fn provider(&self) {
         let keys = r#"{"sk-ant-first-0001": ["chat"], "sk-ant-second-0002": ["chat"], "sk-ant-third-0003": ["chat"]}"#;
         self.site.machine.write("/opt/keys.json", keys);
         let script = format!("{REPOSITORY}/scripts/upstream.py");
-        let arguments = ["-B", &script, "--listen", "127.0.0.1:8090", "--keys", "/opt/keys.json", "--log", "/opt/log"];
-        let child = self.python().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.upstream = Some(child.unwrap());
+        let unit = format!(
+            "[Service]\nEnvironment=LD_LIBRARY_PATH=/opt/python/lib PYTHONHOME=/opt/python\n\
+             ExecStart=/opt/python/bin/python3 -B {script} --listen 127.0.0.1:8090 --keys /opt/keys.json --log /opt/log\n\
+             [Install]\nWantedBy=multi-user.target\n"
+        );
+        self.site.machine.unit("provider.service", &unit);
+        self.site.systemctl(&["enable", "--now", "provider.service"]);
     }
 
     /// Waits until a completion succeeds for this master key, by this key of the provider's.
@@ -98,17 +101,14 @@ impl Real {
         });
     }
 
+    /// Its files and its history.
+    fn stands_on(&self) -> (Option<String>, Option<String>, Vec<String>) {
+        let read = |path| self.site.read(path);
+        (read("/run/litellm/config.yaml"), read("/run/litellm/env"), self.site.outcomes())
+    }
+
     fn processes(&self) -> (String, String) {
         (self.site.show(AGENT, "MainPID"), self.site.show(LITELLM, "MainPID"))
-    }
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        if let Some(upstream) = &mut self.upstream {
-            let _ = upstream.kill();
-            let _ = upstream.wait();
-        }
     }
 }
 
@@ -134,11 +134,11 @@ fn it_starts_after_the_agent_is_rotated_by_restart_and_reload_and_outlives_all_t
     real.completes("sk-ant-second-0002", "sk-master-2");
     assert!(real.processes().0 == before.0 && real.processes().1 != before.1);
 
-    // By reload: the workers are new, the process and its environment are not.
+    // By reload: the workers are new, the process and its environment are not, so the master key stays.
     real.site.edit_config("verb: restart", "verb: reload");
     real.site.systemctl(&["reload", AGENT]);
     let before = real.processes();
-    real.site.put("sk-ant-third-0003", "sk-master-3");
+    real.site.put("sk-ant-third-0003", "sk-master-2");
     real.site.wait_outcomes(&["committed"; 3]);
     real.completes("sk-ant-third-0003", "sk-master-2");
     assert_eq!(real.processes(), before);
@@ -167,10 +167,16 @@ fn it_starts_after_the_agent_is_rotated_by_restart_and_reload_and_outlives_all_t
     assert_eq!(real.processes().1, before.1, "LiteLLM was restarted for nothing");
     real.completes("sk-ant-third-0003", "sk-master-2");
 
-    // A power cut, and a boot without the store: the last good files, among them the env file with the third master key.
+    // An orderly reboot, and a boot without the store: the last good files.
+    let before = real.stands_on();
     real.site.machine.must(&["mv", "/etc/leasehold/litellm/secrets.yaml", "/etc/leasehold/litellm/away"]);
-    real.site.machine.reset();
-    real.provider();
-    real.completes("sk-ant-third-0003", "sk-master-3");
+    real.site.machine.reboot();
+    real.completes("sk-ant-third-0003", "sk-master-2");
     real.site.wait_state("stale");
+    assert_eq!(real.stands_on(), before);
+    // A power cut: the same.
+    real.site.machine.reset();
+    real.completes("sk-ant-third-0003", "sk-master-2");
+    real.site.wait_state("stale");
+    assert_eq!(real.stands_on(), before);
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::running::Agent;
 use crate::config::model::{ReloadConfig, TargetConfig};
 use crate::driver::Ended;
+use crate::notify_systemd;
 use crate::process::Exit;
 use crate::telemetry::audit::{Audit, Event};
 
@@ -24,6 +25,8 @@ impl Agent {
         let drivers = self.shared.drivers();
         drivers.values().for_each(crate::driver::Driver::stop);
         let bound = GRACE + self.shared.config().targets.values().map(|t| bound(t)).max().unwrap_or_default();
+        // A unit's TimeoutStopSec= knows nothing of the config.
+        notify_systemd::extend_timeout(bound + 2 * REST);
         let all = join_all(drivers.values().map(crate::driver::Driver::ended));
         let all = tokio::select! {
             all = timeout(bound, all) => all.unwrap_or_else(|_| {

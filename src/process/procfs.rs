@@ -182,7 +182,13 @@ const ENV_START: usize = 50 - 3;
 
 /// The kernel's id of this boot: start ticks of different boots must not be compared.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    let path = "/proc/sys/kernel/random/boot_id";
+    let read = fs::read_to_string(path).map_err(|error| {
+        let hint =
+            if error.kind() == io::ErrorKind::NotFound { " (in a unit with ProcSubset=pid it is not)" } else { "" };
+        io::Error::new(error.kind(), format!("{path}: {error}{hint}"))
+    });
+    Ok(read?.trim().to_owned())
 }
 
 /// The process's own children, zombies included.

@@ -58,3 +58,40 @@ fn after_a_reboot_with_the_store_down_litellm_runs_on_the_last_good_files() {
     site.wait_outcomes(&["committed"; 3]);
     site.wait_state("healthy");
 }
+
+/// Writes down what it and its worker are told, and takes its time to end: longer than the unit's own TimeoutStopSec=.
+const SLOW: &str = "#!/bin/bash\n\
+    told=/var/log/leasehold/slow/told\n\
+    trap 'echo TERM >>$told; stopping=yes' TERM\n\
+    (trap 'echo TERM of the worker >>$told' TERM; echo started >>$told; while :; do sleep 0.1; done) &\n\
+    worker=$!\n\
+    until [ \"$stopping\" ]; do sleep 0.1; done\n\
+    for i in {1..80}; do sleep 0.1; done\n\
+    kill -KILL $worker\n\
+    echo ended >>$told\n";
+
+#[test]
+fn what_the_agent_supervises_is_told_once_and_has_the_time_that_the_config_gives_it() {
+    let Some(site) = Site::installed() else { return };
+    let config = "state_dir: /var/lib/leasehold/slow\n\
+        stores:\n  local: {type: file, path: slow.secrets.yaml}\n\
+        secrets:\n  app: {store: local}\n\
+        targets:\n  slow:\n    files:\n      - {path: /var/log/leasehold/slow/conf, inline: 'v={{ secrets.app.value }}'}\n\
+        \x20   reload: {type: exec, command: [/bin/bash, /opt/slow], stop_timeout: 90s}\n";
+    site.machine.write("/opt/slow", SLOW);
+    site.machine.write("/etc/leasehold/slow.yaml", config);
+    site.machine.write("/etc/leasehold/slow.secrets.yaml", "app: {value: one}\n");
+    site.machine.must(&["sh", "-ec", "chgrp leasehold /etc/leasehold/slow.*; chmod 0640 /etc/leasehold/slow.*"]);
+    let agent = "leasehold@slow.service";
+    site.machine.unit(&format!("{agent}.d/short.conf"), "[Service]\nTimeoutStopSec=3s\n");
+    site.systemctl(&["start", agent]);
+    let told = "/var/log/leasehold/slow/told";
+    site.wait("it runs", |s| s.read(told).filter(|text| text == "started\n"));
+    site.systemctl(&["stop", agent]);
+    let log = site.machine.run(&["journalctl", "--no-pager", "-u", agent]);
+    let log = String::from_utf8_lossy(&log.stdout);
+    let mut told: Vec<String> = site.read(told).unwrap_or_default().lines().map(str::to_owned).collect();
+    told.sort();
+    assert_eq!(told, ["TERM", "TERM of the worker", "ended", "started"], "{log}");
+    assert_eq!(site.show(agent, "Result"), "success", "{log}");
+}
