@@ -112,12 +112,9 @@ impl Reader {
             if let (Ok(_), Some(known)) = (found, memory.secrets.get_mut(&ask.id)) {
                 known.apart = false;
             }
-            let readable = match found {
-                Ok(Found::Value(..)) => true,
-                Err(error) if error.kind == StoreErrorKind::Denied => false,
-                _ => continue,
-            };
-            memory.secrets.entry(ask.id.clone()).or_default().readable = Some(readable);
+            if found.as_ref().is_err_and(|error| error.kind == StoreErrorKind::Denied) {
+                memory.secrets.entry(ask.id.clone()).or_default().readable = Some(false);
+            }
         }
         if std::mem::take(&mut memory.changed) {
             memory.revision += 1;
@@ -280,14 +277,20 @@ impl Reader {
         let lineage = memory.lineage_mut(ask);
         let known_before = lineage.current.is_some();
         let news = lineage.take(&got.version, got.created);
+        let known = memory.secrets.entry(ask.id.clone()).or_default();
+        known.readable = Some(true);
         if news && known_before {
             // Its next rotation is another one.
-            let known = memory.secrets.entry(ask.id.clone()).or_default();
             (known.described, known.next_rotation) = (None, None);
         }
         memory.changed |= news;
         drop(memory);
-        Ok(Found::Value(Arc::clone(got), self.again(&ask.id)))
+        let again = self.again(&ask.id);
+        if haves.iter().all(|have| have.as_deref() == Some(&*got.version)) {
+            // Not held until the round is over: a thousand values would be.
+            return Ok(Found::Same(again));
+        }
+        Ok(Found::Value(Arc::clone(got), again))
     }
 
     /// Asks for labels, and notes what else comes with them.
